@@ -1,0 +1,99 @@
+//! What the simulator's kubelet and the programs that it runs know of each other: a container's
+//! inputs, where its log goes, and how it ends. Used by `kubelet` (which starts containers) and by
+//! `gluetun` (the built-in look-alike that a container is by default).
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Everything a container is started with, its environment already resolved from Secrets and
+/// ConfigMaps.
+#[derive(Clone, Debug)]
+pub struct ContainerSpec {
+    /// Name of the pod that the container belongs to.
+    pub pod_name: String,
+    /// The pod's own address: what `:8888` in an environment variable listens on.
+    pub pod_ip: IpAddr,
+    /// Image reference, as the pod's spec has it.
+    pub image: String,
+    /// `command` of the container followed by its `args`; empty for the image's own entrypoint.
+    pub argv: Vec<String>,
+    /// Environment, in order, later entries winning.
+    pub env: Vec<(String, String)>,
+}
+
+impl ContainerSpec {
+    /// The value of an environment variable.
+    pub fn var(&self, name: &str) -> Option<&str> {
+        self.env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// How a container ended, as `state.terminated` of its status tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code; 137 for one that was killed.
+    pub code: i32,
+    /// `Completed`, `Error`, `OOMKilled`, `StartError`.
+    pub reason: &'static str,
+    /// Text of the runtime, where it has one.
+    pub message: Option<String>,
+}
+
+impl Exit {
+    /// A process that ended by itself with `code`.
+    pub fn code(code: i32) -> Self {
+        Self { code, reason: if code == 0 { "Completed" } else { "Error" }, message: None }
+    }
+}
+
+/// Asks a running container to end: `term` is SIGTERM, `kill` is SIGKILL.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    /// Cancelled when the pod is deleted.
+    pub term: CancellationToken,
+    /// Cancelled when the grace period is over, or to make a container vanish at once.
+    pub kill: CancellationToken,
+}
+
+/// Lines of a container's log that are kept: more than any container of ours writes.
+const LOG_LINES: usize = 10_000;
+
+/// A container's log: written line by line, read whole, followed by those who wait for more.
+#[derive(Clone, Debug)]
+pub struct Log {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    written: Arc<watch::Sender<u64>>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { lines: Arc::default(), written: Arc::new(watch::channel(0).0) }
+    }
+}
+
+impl Log {
+    /// Appends a line (without its newline). The oldest goes when the log is full.
+    pub fn line(&self, line: impl Into<String>) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == LOG_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line.into());
+        drop(lines);
+        self.written.send_modify(|n| *n += 1);
+    }
+
+    /// All lines that are kept.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// A counter that changes with each line written, for those who follow.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.written.subscribe()
+    }
+}
