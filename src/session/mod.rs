@@ -3,6 +3,7 @@
 //! claim made, renewed and waited for where there is none. The controller reads the same objects
 //! through [`claim`] and [`pod`].
 
+pub mod api;
 pub mod claim;
 mod exit;
 pub mod failure;
