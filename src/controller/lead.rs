@@ -274,9 +274,9 @@ where
     let config = watcher::Config::default().labels(selector).timeout(WATCH_SECONDS);
     watcher(api, config).backoff(Pauses::default()).map(move |event| match event {
         Ok(watcher::Event::Init) => wrap(Change::Restarted),
-        Ok(watcher::Event::InitApply(object)) => wrap(Change::Listed(read(&object))),
+        Ok(watcher::Event::InitApply(object)) => wrap(Change::Listed(Arc::new(read(&object)))),
         Ok(watcher::Event::InitDone) => wrap(Change::Complete),
-        Ok(watcher::Event::Apply(object)) => wrap(Change::Applied(read(&object))),
+        Ok(watcher::Event::Apply(object)) => wrap(Change::Applied(Arc::new(read(&object)))),
         Ok(watcher::Event::Delete(object)) => {
             wrap(Change::Deleted { name: object.name_any(), uid: object.uid().unwrap_or_default() })
         }

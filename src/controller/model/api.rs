@@ -68,8 +68,9 @@ impl Api {
     }
 }
 
-pub(super) fn record(claim: &Claim) -> ClaimRecord {
-    ClaimRecord { name: claim.name.clone(), uid: claim.uid.clone(), claim: Ok(Arc::new(claim.clone())) }
+pub(super) fn record(claim: &Claim) -> Arc<ClaimRecord> {
+    let (name, uid) = (claim.name.clone(), claim.uid.clone());
+    Arc::new(ClaimRecord { name, uid, claim: Ok(Arc::new(claim.clone())) })
 }
 
 impl World {
@@ -92,7 +93,7 @@ impl World {
 
     /// Writes a pod: a new one, or a change.
     pub(super) fn put_pod(&mut self, pod: Pod) {
-        self.api.pod_log.push(Change::Applied(pod.facts.clone()));
+        self.api.pod_log.push(Change::Applied(Arc::new(pod.facts.clone())));
         self.api.pods.insert(pod.facts.view.name.clone(), pod);
         self.announce(Feed::Pods);
         self.check_pods();

@@ -2,6 +2,7 @@
 //! [`Brain`], and what goes wrong with them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -185,7 +186,7 @@ impl World {
         let now = self.time_of(id);
         match feed {
             Feed::Pods => {
-                let pods: Vec<_> = self.api.pods.values().map(|pod| pod.facts.clone()).collect();
+                let pods: Vec<_> = self.api.pods.values().map(|pod| Arc::new(pod.facts.clone())).collect();
                 self.leaders[id].delivered[0] = self.api.pod_log.len();
                 let Some(brain) = self.brain(id, term) else { return };
                 brain.on_pod(Change::Restarted, now);

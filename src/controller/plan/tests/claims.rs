@@ -1,7 +1,6 @@
 //! How claims end: unwanted, idle, rejected; and pods that belong to nobody.
 
 use super::*;
-use crate::controller::facts::Record;
 use crate::session::api::ApiError;
 
 #[test]
@@ -37,9 +36,7 @@ fn a_new_leader_makes_no_pod_for_a_claim_that_nobody_may_want() {
     lab.brain.on_pod(Change::Complete, lab.time());
     lab.brain.on_claim(Change::Restarted, lab.time());
     let old = changed(&claim("a"), |claim| claim.renewed -= s(3600));
-    let record =
-        ClaimRecord { name: old.name.clone(), uid: old.uid.clone(), claim: Ok(Arc::new(old.clone())) };
-    lab.brain.on_claim(Change::Listed(record), lab.time());
+    lab.brain.on_claim(Change::Listed(record(&old)), lab.time());
     lab.brain.on_claim(Change::Complete, lab.time());
     assert!(lab.plan().is_empty());
     // Somebody does, and only his clock is wrong.
@@ -108,10 +105,8 @@ fn broken_watches_put_a_reaping_off() {
     lab.now = 25;
     lab.brain.on_broken_watch(lab.time());
     assert!(lab.plan_at(54).is_empty());
-    let record = ClaimRecord { name: old.name.clone(), uid: old.uid.clone(), claim: Ok(Arc::new(old)) };
-    assert_eq!(record.name(), record.claim.as_ref().unwrap().name);
     lab.brain.on_claim(Change::Restarted, lab.time());
-    lab.brain.on_claim(Change::Listed(record), lab.time());
+    lab.brain.on_claim(Change::Listed(record(&old)), lab.time());
     lab.brain.on_claim(Change::Complete, lab.time());
     assert!(lab.plan_at(83).is_empty());
     assert_claim_deleted(&lab.one_at(84), true, ClaimEnd::Idle);
@@ -194,7 +189,7 @@ fn foreign_pods_and_those_of_unreadable_leases_are_left_alone() {
         uid: unreadable.uid.clone(),
         claim: Err("annotation does not match".into()),
     };
-    lab.brain.on_claim(Change::Applied(record), lab.time());
+    lab.brain.on_claim(Change::Applied(Arc::new(record)), lab.time());
     let mut foreign = pod_of(&claim("b"), Stage::Ended);
     foreign.view.binding = None;
     lab.see_pod(&foreign);

@@ -56,16 +56,11 @@ impl Lab {
     }
 
     fn see(&mut self, claim: &Claim) {
-        let record = ClaimRecord {
-            name: claim.name.clone(),
-            uid: claim.uid.clone(),
-            claim: Ok(Arc::new(claim.clone())),
-        };
-        self.brain.on_claim(Change::Applied(record), self.time());
+        self.brain.on_claim(Change::Applied(record(claim)), self.time());
     }
 
     fn see_pod(&mut self, pod: &PodFacts) {
-        self.brain.on_pod(Change::Applied(pod.clone()), self.time());
+        self.brain.on_pod(Change::Applied(Arc::new(pod.clone())), self.time());
     }
 
     fn see_pod_gone(&mut self, pod: &PodFacts) {
@@ -120,6 +115,11 @@ impl Lab {
         self.see_pod(&pod);
         (claim, pod)
     }
+}
+
+fn record(claim: &Claim) -> Arc<ClaimRecord> {
+    let (name, uid) = (claim.name.clone(), claim.uid.clone());
+    Arc::new(ClaimRecord { name, uid, claim: Ok(Arc::new(claim.clone())) })
 }
 
 /// The claim after a write of another's.
