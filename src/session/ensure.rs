@@ -276,7 +276,8 @@ pub(super) async fn renew(
     patch: &serde_json::Value,
 ) -> Result<(), ApiError> {
     let params = PatchParams::default();
-    let patched = leases.patch(&claim.name, &params, &Patch::Merge(patch));
+    let patch = Patch::Merge(patch);
+    let patched = leases.patch(&claim.name, &params, &patch);
     match call(&shared.metrics, Verb::Patch, CALL_LIMIT, patched).await {
         Ok(lease) => {
             entry.set_control_error(None);

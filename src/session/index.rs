@@ -165,7 +165,7 @@ impl Index {
 
     /// The pod's health server has said 200.
     pub(super) fn mark_healthy(&mut self, table: &Table, pod: &PodView) {
-        if !self.pods.get(&pod.name).is_some_and(|known| known.uid == pod.uid) {
+        if self.pods.get(&pod.name).is_none_or(|known| known.uid != pod.uid) {
             return;
         }
         self.healthy.insert(pod.uid.clone());

@@ -210,11 +210,11 @@ impl Entry {
     }
 
     pub(super) fn lifetimes(&self) -> Lifetimes {
-        locked(&self.lifetimes).clone()
+        *locked(&self.lifetimes)
     }
 
     fn set_lifetimes(&self, lifetimes: &Lifetimes) {
-        lifetimes.clone_into(&mut *locked(&self.lifetimes));
+        *locked(&self.lifetimes) = *lifetimes;
     }
 
     fn is_unused(&self) -> bool {
