@@ -38,9 +38,7 @@ mod tests {
     #[tokio::test]
     async fn the_next_signal_is_named() {
         let mut signals = Signals::new().unwrap();
-        let pid = std::process::id().to_string();
-        let sent = tokio::process::Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status();
-        assert!(sent.await.unwrap().success());
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
         let next = tokio::time::timeout(std::time::Duration::from_secs(10), signals.next()).await;
         assert_eq!(next.unwrap(), "SIGTERM");
     }

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::config::SETTINGS;
 
+/// A hash as `htpasswd -B` writes it.
+const HASH: &str = "$2y$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
+
 /// A users file with one good account, in a directory that goes with it.
 fn users_file() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users");
-    let hash = crate::identity::hash_password(&Secret::from("demo")).unwrap();
-    std::fs::write(&path, format!("demo:{hash}\n")).unwrap();
+    std::fs::write(&path, format!("demo:{HASH}\n")).unwrap();
     let path = path.to_str().unwrap().to_owned();
     (dir, path)
 }
