@@ -15,6 +15,8 @@ pub mod probe;
 mod renewal;
 mod sessions;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use exit::Exit;
 pub use failure::{AcquireError, FailureClass};
