@@ -67,6 +67,7 @@ pub(super) async fn dial(container: &Arc<Container>, target: &str) -> Result<Ups
     {
         return Ok(Upstream { way, tunnel: None });
     }
+    container.link.settled(&container.faults).await;
     let tunnel = match address {
         Some(address) => through_tunnel_to_address(container, SocketAddr::new(address, number)).await?,
         None => through_tunnel_to_name(container, &name).await?,

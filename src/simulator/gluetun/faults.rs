@@ -68,39 +68,48 @@ impl FaultRules {
     }
 }
 
-/// The faults in force, shared by all containers of a [`Gluetun`](super::Gluetun).
+/// The faults in force, shared by all containers of a [`Gluetun`](super::Gluetun). A CONNECT or a
+/// health check that begins after a change is answered by the new rules; tunnels that are open follow
+/// a moment later.
 #[derive(Debug)]
 pub struct Faults {
-    rules: watch::Sender<FaultRules>,
+    rules: watch::Sender<Versioned>,
+}
+
+/// Rules, and how often they have changed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Versioned {
+    pub(super) version: u64,
+    pub(super) rules: FaultRules,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { rules: watch::channel(FaultRules::default()).0 }
+        Self { rules: watch::channel(Versioned::default()).0 }
     }
 }
 
 impl Faults {
     /// The rules in force.
     pub fn get(&self) -> FaultRules {
-        self.rules.borrow().clone()
+        self.rules.borrow().rules.clone()
     }
 
     /// Replaces all rules.
     pub fn set(&self, rules: FaultRules) {
-        self.rules.send_replace(rules);
+        self.change(|now| *now = rules);
     }
 
     /// Sets the fault of one server's hostname or one pod's name.
     pub fn set_for(&self, name: &str, fault: Fault) {
-        self.rules.send_modify(|rules| {
+        self.change(|rules| {
             rules.only.insert(name.to_owned(), fault);
         });
     }
 
     /// Takes the fault of one server's hostname or pod's name away.
     pub fn clear_for(&self, name: &str) {
-        self.rules.send_modify(|rules| {
+        self.change(|rules| {
             rules.only.remove(name);
         });
     }
@@ -110,8 +119,20 @@ impl Faults {
         self.set(FaultRules::default());
     }
 
+    fn change(&self, change: impl FnOnce(&mut FaultRules)) {
+        self.rules.send_modify(|now| {
+            now.version += 1;
+            change(&mut now.rules);
+        });
+    }
+
+    /// How often the rules have changed.
+    pub(super) fn version(&self) -> u64 {
+        self.rules.borrow().version
+    }
+
     /// For a container's VPN loop.
-    pub(super) fn subscribe(&self) -> watch::Receiver<FaultRules> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<Versioned> {
         self.rules.subscribe()
     }
 }

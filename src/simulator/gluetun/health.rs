@@ -19,6 +19,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(container: &Contain
             Err(NoHead::Closed) => return,
             Err(NoHead::Bad(reply)) => return conn.refuse(reply).await,
         };
+        container.link.settled(&container.faults).await;
         let reply = match container.link.unhealthy() {
             _ if head.method != "GET" => Reply::error(400, "method not supported for healthcheck"),
             Some(reason) => Reply::error(500, &reason),

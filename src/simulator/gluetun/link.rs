@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::Container;
-use super::faults::{Fault, FaultRules};
+use super::faults::{Fault, Faults, Versioned};
 
 /// Of the time from exec to healthy, the part after which the proxy listens (measured: 587 of
 /// 824 ms).
@@ -38,6 +38,8 @@ pub(super) struct Link {
     tunnel: watch::Sender<Tunnel>,
     /// The reason why the container is unhealthy, or `None`.
     unhealthy: watch::Sender<Option<String>>,
+    /// The version of the faults that both follow.
+    followed: watch::Sender<u64>,
 }
 
 impl Default for Link {
@@ -45,6 +47,7 @@ impl Default for Link {
         Self {
             tunnel: watch::channel(Tunnel::Absent).0,
             unhealthy: watch::channel(Some(NOT_RUN_YET.to_owned())).0,
+            followed: watch::channel(0).0,
         }
     }
 }
@@ -65,6 +68,13 @@ impl Link {
         self.unhealthy.borrow().clone()
     }
 
+    /// Waits until what is said here follows the faults as they are now.
+    pub(super) async fn settled(&self, faults: &Faults) {
+        let version = faults.version();
+        // The sender is this very link's.
+        let _ = self.followed.subscribe().wait_for(|followed| *followed >= version).await;
+    }
+
     fn set_tunnel(&self, tunnel: Tunnel) {
         self.tunnel.send_if_modified(|now| std::mem::replace(now, tunnel) != tunnel);
     }
@@ -82,40 +92,62 @@ pub(super) async fn replaced(tunnel: &mut watch::Receiver<Tunnel>, opened: u64) 
     let _ = tunnel.wait_for(|now| matches!(now, Tunnel::Up(count) if *count != opened)).await;
 }
 
-/// Waits for `until`, or for the faults to change; true when it is time.
-async fn time_or_change(until: Option<Instant>, faults: &mut watch::Receiver<FaultRules>) -> bool {
-    let time = async {
-        match until {
-            Some(until) => sleep_until(until).await,
-            None => std::future::pending().await,
+/// The faults of one container, as its loop follows them.
+struct Follower<'a> {
+    container: &'a Container,
+    hostname: &'a str,
+    changes: watch::Receiver<Versioned>,
+    read: u64,
+}
+
+impl Follower<'_> {
+    /// The fault in force. To be acted upon before the next [`time`](Self::time).
+    fn fault(&mut self) -> Fault {
+        let now = self.changes.borrow_and_update();
+        self.read = now.version;
+        now.rules.of(&self.container.spec.pod_name, self.hostname).clone()
+    }
+
+    /// Waits for `until`, or for the faults to change; true when it is time. The fault that was read
+    /// last is in force from here on.
+    async fn time(&mut self, until: Option<Instant>) -> bool {
+        self.container.link.followed.send_replace(self.read);
+        let time = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = time => true,
+            // The sender lives as long as the container, which holds it.
+            _ = self.changes.changed() => false,
         }
-    };
-    tokio::select! {
-        () = time => true,
-        // The sender lives as long as the container, which holds it.
-        _ = faults.changed() => false,
     }
 }
 
 /// Runs a container's VPN from the moment its servers listen, until it is dropped.
 pub(super) async fn run(container: Arc<Container>, exec: Instant, listening: Instant) -> Infallible {
-    let Container { options, link, log, settings, spec, .. } = container.as_ref();
+    let Container { options, link, log, settings, .. } = container.as_ref();
     let Some(server) = settings.server.as_ref() else {
         log.entry("ERROR [vpn] finding a valid server connection: no server found: for VPN wireguard");
+        // No fault changes that.
+        link.followed.send_replace(u64::MAX);
         return std::future::pending().await;
     };
-    let mut changes = container.faults.subscribe();
-    // Marks the rules as seen, so that the next wait ends with the next change.
-    let fault = |changes: &mut watch::Receiver<FaultRules>| -> Fault {
-        changes.borrow_and_update().of(&spec.pod_name, &server.hostname).clone()
+    let mut faults = Follower {
+        container: &container,
+        hostname: &server.hostname,
+        changes: container.faults.subscribe(),
+        read: 0,
     };
 
     // The tunnel device.
     loop {
-        let now = fault(&mut changes);
+        let now = faults.fault();
         let delay = Duration::from_millis(now.delay_ms.unwrap_or_default());
         let until = (!now.never_healthy).then_some(exec + options.start.mul_f64(TUNNEL_AT) + delay);
-        if time_or_change(until, &mut changes).await {
+        if faults.time(until).await {
             break;
         }
     }
@@ -127,15 +159,15 @@ pub(super) async fn run(container: Arc<Container>, exec: Instant, listening: Ins
     let device = Instant::now();
     let check = options.start.mul_f64(1.0 - TUNNEL_AT);
     loop {
-        if fault(&mut changes).mutes_a_start() {
+        if faults.fault().mutes_a_start() {
             link.set_tunnel(Tunnel::Dead(1));
-            if time_or_change(Some(listening + options.silent_check), &mut changes).await {
+            if faults.time(Some(listening + options.silent_check)).await {
                 fail_check(&container);
-                time_or_change(None, &mut changes).await;
+                faults.time(None).await;
             }
         } else {
             link.set_tunnel(Tunnel::Up(1));
-            if time_or_change(Some(device + check), &mut changes).await {
+            if faults.time(Some(device + check)).await {
                 break;
             }
         }
@@ -150,21 +182,21 @@ pub(super) async fn run(container: Arc<Container>, exec: Instant, listening: Ins
     // Up, until the server dies.
     let mut count = 1;
     loop {
-        if !fault(&mut changes).dead {
-            time_or_change(None, &mut changes).await;
+        if !faults.fault().dead {
+            faults.time(None).await;
             continue;
         }
         link.set_tunnel(Tunnel::Dead(count));
         let died = Instant::now();
         let mut noticed = false;
         loop {
-            let now = fault(&mut changes);
+            let now = faults.fault();
             if !now.dead {
                 break;
             }
             let healthy_for = now.healthy_for_ms.map_or(options.dead_health, Duration::from_millis);
             let until = (!noticed).then_some(died + healthy_for);
-            if time_or_change(until, &mut changes).await {
+            if faults.time(until).await {
                 noticed = true;
                 fail_check(&container);
             }

@@ -1,7 +1,5 @@
 //! Faults: dead exits, silent tunnels, slow and failed starts.
 
-use tokio::time::Instant;
-
 use super::*;
 use crate::simulator::gluetun::{Fault, FaultRules};
 
@@ -28,13 +26,13 @@ async fn a_dead_exit_calls_itself_healthy_and_answers_late() {
         let asked = Instant::now();
         let reply = clients[0].reply().await;
         assert!(reply.status == 503 && reply.body.ends_with(text), "{reply:?}");
-        assert_eq!(asked.elapsed().as_secs(), after);
+        took(asked, after);
         let reply = clients[1].reply().await;
         assert_eq!(
             (reply.status, reply.body.as_str()),
             (503, "dial tcp 192.0.2.1:80: connect: connection timed out\n")
         );
-        assert_eq!(asked.elapsed().as_secs(), 134);
+        took(asked, 134);
         assert_eq!(pod.health().await.0, 200);
         tokio::time::resume();
         // The control server needs no tunnel.
@@ -96,7 +94,7 @@ async fn a_hanging_dial_goes_on_at_its_next_syn() {
     };
     let ((), head) = tokio::join!(revived, client.head());
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
-    assert_eq!(asked.elapsed().as_secs(), 7);
+    took(asked, 7);
 }
 
 #[tokio::test]
@@ -123,7 +121,7 @@ async fn death_is_noticed_after_150_seconds() {
     let died = Instant::now();
     pod.gluetun.faults().set_for(SERVER, Fault::dead());
     pod.logged("failed to pass the healthcheck").await;
-    assert_eq!(died.elapsed().as_secs(), 150);
+    took(died, 150);
 }
 
 #[tokio::test]
@@ -155,8 +153,7 @@ async fn silence_shows_6_seconds_after_it_listens_and_a_delay_is_kept() {
         let exec = Instant::now();
         let mut pod = Pod::run(&gluetun, spec(&[("SERVER_HOSTNAMES", server)]));
         pod.logged(line).await;
-        let elapsed = exec.elapsed().as_millis();
-        assert!((at..at + 5).contains(&elapsed), "{server}: {elapsed}");
+        took_ms(exec, at);
     }
 }
 
@@ -182,4 +179,17 @@ async fn filters_that_no_server_matches_never_become_healthy() {
     let mut pod = Pod::run(&Arc::new(Gluetun::new(instant())), spec(&[("SERVER_COUNTRIES", "Japan")]));
     pod.logged("ERROR [vpn] finding a valid server connection: no server found").await;
     assert_eq!(pod.health().await, (500, "healthcheck did not run yet\n".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_faults_holds_for_the_very_next_request() {
+    let pod =
+        Pod::up(Options { lookup_timeout: Duration::from_millis(1), dead_health: NEVER, ..instant() }).await;
+    for _ in 0..100 {
+        pod.gluetun.faults().set_for(SERVER, Fault { healthy_for_ms: Some(0), ..Fault::dead() });
+        assert_eq!(pod.answer("whoami.test:80").await.0, 503);
+        pod.gluetun.faults().clear();
+        assert_eq!(pod.answer("whoami.test:80").await.0, 200);
+        assert_eq!(pod.health().await.0, 200);
+    }
 }

@@ -15,6 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Gluetun, Options};
@@ -155,6 +156,19 @@ fn authorization(pair: &str) -> String {
 
 fn connect_head(target: &str, headers: &str) -> String {
     format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{}{headers}\r\n", authorization("user:pass"))
+}
+
+/// Checks a time limit in seconds, on a clock that was paused on the way: what passed before the pause
+/// counts too, on either side.
+fn took(since: Instant, seconds: u64) {
+    let (elapsed, wanted) = (since.elapsed().as_secs_f64(), seconds as f64);
+    assert!((wanted - 0.5..wanted + 0.9).contains(&elapsed), "{elapsed} s instead of {wanted}");
+}
+
+/// Checks a time limit in milliseconds, on a clock that was paused from the beginning.
+fn took_ms(since: Instant, milliseconds: u128) {
+    let elapsed = since.elapsed().as_millis();
+    assert!((milliseconds..milliseconds + 5).contains(&elapsed), "{elapsed} ms instead of {milliseconds}");
 }
 
 /// A raw connection.

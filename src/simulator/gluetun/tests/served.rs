@@ -100,12 +100,12 @@ async fn an_upload_is_cut_after_3_seconds() {
     let pod = Pod::up(instant()).await;
     let auth = authorization("user:pass");
     tokio::time::pause();
-    let asked = tokio::time::Instant::now();
+    let asked = Instant::now();
     let head = format!(
         "POST http://whoami.test/ HTTP/1.1\r\nHost: whoami.test\r\n{auth}Content-Length: 1000\r\n\r\nhalf"
     );
     assert_eq!(plain(&pod, &head).await.reply().await.status, 500);
-    assert_eq!(asked.elapsed().as_secs(), 3);
+    took(asked, 3);
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn the_health_server_wants_its_head_within_100_ms() {
     client.send("POST / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(client.reply().await.status, 400);
     tokio::time::pause();
-    let silent = tokio::time::Instant::now();
+    let silent = Instant::now();
     assert_eq!(pod.connect(9999).await.rest().await, "");
     assert!((100..200).contains(&silent.elapsed().as_millis()), "{:?}", silent.elapsed());
 }

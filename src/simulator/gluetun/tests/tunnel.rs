@@ -71,13 +71,13 @@ async fn a_short_body_is_waited_for_3_seconds() {
     assert!(!client.head().await.contains("Connection: close"));
     tokio::time::pause();
     for (target, status) in [("echo.test:7", "200 OK"), ("nx.test:80", "503 Service Unavailable")] {
-        let asked = tokio::time::Instant::now();
+        let asked = Instant::now();
         let head = pod.ask(target, "Content-Length: 1000\r\n").await.head().await;
         assert!(
             head.starts_with(&format!("HTTP/1.1 {status}\r\n")) && head.contains("Connection: close\r\n"),
             "{head}"
         );
-        assert_eq!(asked.elapsed().as_secs(), 3, "{target}");
+        took(asked, 3);
     }
 }
 
@@ -216,7 +216,7 @@ async fn a_client_that_hangs_up_ends_its_dial() {
 async fn hundreds_of_tunnels_stand_side_by_side() {
     let pod = Pod::up(instant()).await;
     let mut clients = Vec::new();
-    for _ in 0..500 {
+    for _ in 0..150 {
         clients.push(pod.ask("echo.test:7", ANNOUNCED).await);
     }
     for client in &mut clients {
