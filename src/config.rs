@@ -1,6 +1,7 @@
 //! The gateway's settings: what they are, once read. `main` loads them, `app` passes them on; everything
 //! else gets the fields it needs by reference.
 
+mod cluster;
 mod load;
 mod reader;
 mod settings;
@@ -9,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use cluster::cluster;
 pub use reader::{ConfigError, Environment, Mistake};
 pub use settings::{Fallback, SETTINGS, Setting, Topic, markdown};
 
