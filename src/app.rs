@@ -20,10 +20,10 @@ use crate::config::Config;
 use crate::drain::Shutdown;
 use crate::identity::{Authenticator, Users, UsersError};
 use crate::metrics::Metrics;
-use crate::proxy::{self, DestinationError, Destinations, Proxy};
+use crate::proxy::{DestinationError, Destinations, Proxy};
 use crate::readiness::{Liveness, Readiness, Report};
 use crate::servers::{self, Catalogue, LoadError};
-use crate::session::{self, Driver, Sessions};
+use crate::session::{self, Sessions};
 
 /// How often files are looked at for changes: a mounted Secret lags by up to a minute anyway.
 const RELOAD: Duration = Duration::from_secs(2);
@@ -137,8 +137,7 @@ pub struct App {
     admin_addr: SocketAddr,
     readiness: Readiness,
     metrics: Arc<Metrics>,
-    shutdown: Shutdown,
-    begin: CancellationToken,
+    cut: Cut,
     exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -186,8 +185,8 @@ impl App {
         let proxy_addr = proxy.addr();
         listening.met();
 
-        // From here on a failure must not leave data threads behind.
-        let cut = shared.shutdown.clone().drop_guard();
+        // From here on nothing may be left behind, neither by a failure nor by a caller that gives up.
+        let cut = Cut { begin: shared.begin.clone(), shutdown: shared.shutdown.clone() };
         let (exit_tx, exit) = watch::channel(None);
         let (started_tx, started) = oneshot::channel();
         let control = control::Control {
@@ -202,10 +201,9 @@ impl App {
         };
         control.spawn(started_tx, exit_tx)?;
         started.await.map_err(|_| AppError::Control)??;
-        cut.disarm();
         tracing::info!(proxy = %proxy_addr, admin = %admin_addr, "listening");
-        let Shared { readiness, metrics, shutdown, begin, .. } = shared;
-        Ok(Self { proxy_addr, admin_addr, readiness, metrics, shutdown, begin, exit })
+        let Shared { readiness, metrics, .. } = shared;
+        Ok(Self { proxy_addr, admin_addr, readiness, metrics, cut, exit })
     }
 
     /// Where the proxy port listens.
@@ -231,13 +229,12 @@ impl App {
     /// Begins the shutdown: unready, accepting for `DRAIN_DELAY`, then closing, with `DRAIN_TIMEOUT` for
     /// what is open.
     pub fn shutdown(&self) {
-        self.begin.cancel();
+        self.cut.begin.cancel();
     }
 
     /// Cuts what is open and ends.
     pub fn force(&self) {
-        self.begin.cancel();
-        self.shutdown.force();
+        self.cut.force();
     }
 
     /// Waits for the end, which comes after [`App::shutdown`], or when a part of the gateway ends that
@@ -249,17 +246,39 @@ impl App {
     }
 }
 
-impl Drop for App {
+/// Cuts everything when it is dropped.
+#[derive(Debug)]
+struct Cut {
+    begin: CancellationToken,
+    shutdown: Shutdown,
+}
+
+impl Cut {
+    fn force(&self) {
+        self.begin.cancel();
+        self.shutdown.force();
+    }
+}
+
+impl Drop for Cut {
     fn drop(&mut self) {
         self.force();
     }
 }
 
+/// Starts the data threads.
+fn start_proxy(shared: &Shared, _admin: SocketAddr) -> Result<Proxy, AppError> {
+    let config = &shared.config;
+    let _destinations = Destinations::parse(&config.allow_destinations, &config.deny_destinations)
+        .map_err(AppError::Destinations)?;
+    Ok(Proxy(config.proxy_addr))
+}
+
 /// The accounts to begin with.
 fn users(config: &Config) -> Result<Users, AppError> {
     let path = &config.users_file;
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| AppError::UsersFile { path: path.clone(), error })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| AppError::UsersFile { path: path.clone(), error })?;
     Users::parse(&text).map_err(|mistakes| AppError::Users { path: path.clone(), mistakes })
 }
 

@@ -150,7 +150,10 @@ fn begin(level: &str, format: LogFormat) -> Result<(Arc<Metrics>, LogGuard), Fai
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         let thread = std::thread::current();
-        tracing::error!(thread = thread.name(), place, "panic: {}", panic.payload_as_str().unwrap_or("?"));
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(thread = thread.name(), place, "panic: {}", text.unwrap_or("without a text"));
     }));
     match app::raise_open_files() {
         Ok((before, now)) => tracing::debug!(?before, ?now, "limit on open files"),

@@ -104,7 +104,10 @@ impl Readiness {
         loop {
             let report = report(&changes.borrow_and_update());
             // The sender is `self`, so a change that never comes is the only way not to return.
-            if report.ready || report.draining || !report.failed.is_empty() || changes.changed().await.is_err()
+            if report.ready
+                || report.draining
+                || !report.failed.is_empty()
+                || changes.changed().await.is_err()
             {
                 return report;
             }
@@ -168,12 +171,15 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// How often an event loop beats.
 pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 
+/// An event loop's name, and when it last beat, in milliseconds since the start.
+type Loop = (String, Arc<AtomicU64>);
+
 /// The heartbeats of the process's event loops. Clones are the same one. It depends on nothing outside
 /// the process: an API server that is away must not restart the gateway.
 #[derive(Clone, Debug)]
 pub struct Liveness {
     started: Instant,
-    loops: Arc<Mutex<Vec<(String, Arc<AtomicU64>)>>>,
+    loops: Arc<Mutex<Vec<Loop>>>,
 }
 
 impl Default for Liveness {

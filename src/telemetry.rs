@@ -56,11 +56,8 @@ pub fn filter(level: &str) -> Result<EnvFilter, FilterError> {
         }
         _ => level.trim().to_owned(),
     };
-    let directives = if directives.contains(KUBE_NOISE) {
-        directives
-    } else {
-        format!("{directives},{KUBE_NOISE}=off")
-    };
+    let directives =
+        if directives.contains(KUBE_NOISE) { directives } else { format!("{directives},{KUBE_NOISE}=off") };
     EnvFilter::try_new(directives).map_err(|error| FilterError(error.to_string()))
 }
 

@@ -155,7 +155,10 @@ impl Control {
                 identity::watch_users(path, authenticator, self.reload_interval).await;
             }
         });
-        tasks.spawn("servers", servers(&shared, self.catalogue, self.conditions.servers, self.reload_interval));
+        tasks.spawn(
+            "servers",
+            servers(&shared, self.catalogue, self.conditions.servers, self.reload_interval),
+        );
         tasks.spawn("heartbeat", shared.liveness.register("control").run());
         tasks.spawn("proxy", self.proxy.ended());
         started.send(Ok(())).ok();

@@ -98,9 +98,7 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
     let drain_timeout = r.duration("DRAIN_TIMEOUT", secs(0), secs(DAY));
     grace_period(r, drain_delay, drain_timeout);
 
-    let identity = r
-        .given("POD_NAME")
-        .unwrap_or_else(|| format!("{}-{}", env.hostname, std::process::id()));
+    let identity = r.given("POD_NAME").unwrap_or_else(|| format!("{}-{}", env.hostname, std::process::id()));
     let log_level = log_level(r);
     let log_format = match r.given("LOG_FORMAT") {
         Some(_) => r.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("text", LogFormat::Text)], &[]),

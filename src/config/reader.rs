@@ -14,10 +14,13 @@ use crate::secret::Secret;
 /// Largest file that a `NAME_FILE` may name: a secret is small, and a path to `/dev/zero` is a mistake.
 const MAX_SECRET_FILE: u64 = 64 << 10;
 
+/// Finds a variable's value.
+type Lookup = Box<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
+
 /// What the gateway is started in: its variables, and the little else that settings are found out from.
 /// A test makes one from a map.
 pub struct Environment {
-    variables: Box<dyn Fn(&str) -> Option<OsString> + Send + Sync>,
+    variables: Lookup,
     /// Where Kubernetes writes the pod's namespace.
     pub namespace_file: PathBuf,
     /// The host's name.
@@ -362,7 +365,10 @@ mod tests {
     #[test]
     fn what_is_required_is_missed() {
         let none = Environment::of::<String, String>([]);
-        assert_eq!(told(&none, |r| assert_eq!(r.value("USERS_FILE"), None)), "USERS_FILE: is not set; set it");
+        assert_eq!(
+            told(&none, |r| assert_eq!(r.value("USERS_FILE"), None)),
+            "USERS_FILE: is not set; set it"
+        );
     }
 
     #[test]

@@ -128,8 +128,7 @@ fn start_with(
     dropped: IntCounter,
     limit: usize,
 ) -> io::Result<(LineWriter, LogGuard)> {
-    let shared =
-        Arc::new(Shared { buffer: Mutex::default(), changed: Condvar::new(), limit, dropped });
+    let shared = Arc::new(Shared { buffer: Mutex::default(), changed: Condvar::new(), limit, dropped });
     let thread = std::thread::Builder::new().name("log".to_owned()).spawn({
         let shared = Arc::clone(&shared);
         move || run(&shared, target)

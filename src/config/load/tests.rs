@@ -88,7 +88,10 @@ fn every_setting_is_taken() {
         ("TERMINATION_GRACE_PERIOD_SECONDS", "65"),
         ("MAX_CONNECTIONS", "100"),
         ("DATA_THREADS", "3"),
-        ("SERVERS_JSON", r#"[{"vpn":"wireguard","country":"Sweden","city":"Malmö","hostname":"se-mma-wg-001"}]"#),
+        (
+            "SERVERS_JSON",
+            r#"[{"vpn":"wireguard","country":"Sweden","city":"Malmö","hostname":"se-mma-wg-001"}]"#,
+        ),
         ("LOG_LEVEL", "WARNING"),
         ("LOG_FORMAT", "text"),
     ])
