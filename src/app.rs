@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::drain::Shutdown;
 use crate::identity::{Authenticator, Users, UsersError};
 use crate::metrics::Metrics;
-use crate::proxy::{DestinationError, Destinations, Proxy};
+use crate::proxy::{self, Deps, DestinationError, Destinations, Listeners, Proxy};
 use crate::readiness::{Liveness, Readiness, Report};
 use crate::servers::{self, Catalogue, LoadError};
 use crate::session::{self, Sessions};
@@ -148,7 +148,16 @@ impl App {
     /// # Errors
     ///
     /// As [`AppError`] says; nothing is left running then.
-    pub async fn start(config: Config, kube: kube::Config, options: Options) -> Result<Self, AppError> {
+    pub async fn start(config: Config, kube: kube::Config) -> Result<Self, AppError> {
+        Self::start_with(config, kube, Options::default()).await
+    }
+
+    /// As [`App::start`], with more to say.
+    ///
+    /// # Errors
+    ///
+    /// As [`AppError`] says; nothing is left running then.
+    pub async fn start_with(config: Config, kube: kube::Config, options: Options) -> Result<Self, AppError> {
         let config = Arc::new(config);
         let metrics = match options.metrics {
             Some(metrics) => metrics,
@@ -159,20 +168,27 @@ impl App {
             Some(source) => servers::load(source)?,
             None => Catalogue::default(),
         };
+        let destinations = Destinations::parse(&config.allow_destinations, &config.deny_destinations)
+            .map_err(AppError::Destinations)?;
         warn_of_open_api(&config);
         let (catalogue_tx, catalogue) = watch::channel(Arc::new(catalogue));
 
+        // Every port before anything runs.
+        let listeners = Listeners::bind(config.proxy_addr, config.data_threads)
+            .map_err(|error| AppError::Bind { name: "PROXY_ADDR", addr: config.proxy_addr, error })?;
+        let proxy_addr = listeners.addr();
         let admin = bind("ADMIN_ADDR", config.admin_addr)?;
         let admin_addr = admin.local_addr()?;
+        let destinations = own(destinations, &config, proxy_addr, admin_addr);
+
         let readiness = Readiness::new();
-        let liveness = Liveness::new();
         let shutdown = Shutdown::new();
         let (sessions, driver) = session::sessions(Arc::clone(&metrics), config.idle_timeout);
         let shared = Shared {
             config,
             metrics,
             readiness,
-            liveness,
+            liveness: Liveness::new(),
             sessions,
             authenticator,
             catalogue,
@@ -181,12 +197,11 @@ impl App {
         };
         let conditions = control::Conditions::new(&shared);
         let listening = shared.readiness.require("listeners");
-        let proxy = start_proxy(&shared, admin_addr)?;
-        let proxy_addr = proxy.addr();
-        listening.met();
-
         // From here on nothing may be left behind, neither by a failure nor by a caller that gives up.
         let cut = Cut { begin: shared.begin.clone(), shutdown: shared.shutdown.clone() };
+        let proxy = start_proxy(&shared, listeners, destinations)?;
+        listening.met();
+
         let (exit_tx, exit) = watch::channel(None);
         let (started_tx, started) = oneshot::channel();
         let control = control::Control {
@@ -267,11 +282,24 @@ impl Drop for Cut {
 }
 
 /// Starts the data threads.
-fn start_proxy(shared: &Shared, _admin: SocketAddr) -> Result<Proxy, AppError> {
-    let config = &shared.config;
-    let _destinations = Destinations::parse(&config.allow_destinations, &config.deny_destinations)
-        .map_err(AppError::Destinations)?;
-    Ok(Proxy(config.proxy_addr))
+fn start_proxy(shared: &Shared, listeners: Listeners, destinations: Destinations) -> io::Result<Proxy> {
+    let deps = Deps {
+        sessions: shared.sessions.clone(),
+        authenticator: shared.authenticator.clone(),
+        catalogue: shared.catalogue.clone(),
+        destinations,
+        metrics: Arc::clone(&shared.metrics),
+        shutdown: shared.shutdown.clone(),
+    };
+    proxy::start(&shared.config, listeners, deps)
+}
+
+/// Adds what leads back to the gateway itself: a request for that is refused as a loop.
+fn own(destinations: Destinations, config: &Config, proxy: SocketAddr, admin: SocketAddr) -> Destinations {
+    let service = config.service_cluster_ip.into_iter();
+    let service = service.flat_map(|ip| [proxy.port(), admin.port()].map(|port| SocketAddr::new(ip, port)));
+    let listening: Vec<SocketAddr> = [proxy, admin].into_iter().chain(service).collect();
+    destinations.with_ipv6(config.exit_ipv6).with_own(&config.gateway_url, &listening)
 }
 
 /// The accounts to begin with.
@@ -300,17 +328,4 @@ fn warn_of_open_api(config: &Config) {
              credentials of every VPN pod"
         );
     }
-}
-
-/// Raises the soft limit on open files to the hard one: a tunnel needs two, and 1024 of them is what many
-/// systems begin with. What it was and is now.
-///
-/// # Errors
-///
-/// When the operating system refuses.
-pub fn raise_open_files() -> io::Result<(Option<u64>, Option<u64>)> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
-    Ok((current, maximum))
 }

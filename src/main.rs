@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use gluetun_gateway::app::{self, App, Exit, Options};
+use gluetun_gateway::app::{App, Exit, Options};
 use gluetun_gateway::config::{Config, ConfigError, Environment, LogFormat, cluster};
 use gluetun_gateway::identity::{Account, hash_password};
 use gluetun_gateway::metrics::Metrics;
@@ -137,13 +137,12 @@ fn serve() -> Result<u8, Failure> {
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let options = Options { metrics: Some(metrics), ..Options::default() };
-        let app = App::start(config, kube, options).await.map_err(|e| Failure::new(FAILED, e))?;
+        let app = App::start_with(config, kube, options).await.map_err(|e| Failure::new(FAILED, e))?;
         Ok(until_end(&app, &mut signals).await.code())
     })
 }
 
-/// What every long-lived command begins with: metrics, log lines, a place for panics in them, and as many
-/// open files as there may be.
+/// What every long-lived command begins with: metrics, log lines, and a place for panics in them.
 fn begin(level: &str, format: LogFormat) -> Result<(Arc<Metrics>, LogGuard), Failure> {
     let metrics = Arc::new(Metrics::new().map_err(|error| Failure::new(FAILED, error))?);
     let logs = telemetry::install(level, format, metrics.log_dropped.clone())?;
@@ -155,10 +154,6 @@ fn begin(level: &str, format: LogFormat) -> Result<(Arc<Metrics>, LogGuard), Fai
         let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         tracing::error!(thread = thread.name(), place, "panic: {}", text.unwrap_or("without a text"));
     }));
-    match app::raise_open_files() {
-        Ok((before, now)) => tracing::debug!(?before, ?now, "limit on open files"),
-        Err(error) => tracing::warn!(%error, "the limit on open files cannot be raised"),
-    }
     Ok((metrics, logs))
 }
 

@@ -34,6 +34,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// the settings keep of the pod's grace period (5 s).
 const STOP: Duration = Duration::from_millis(3500);
 
+/// How long the data threads have to end once everything that they served is gone.
+const JOIN: Duration = Duration::from_millis(300);
+
 /// What `/readyz` waits for, beside the listeners.
 #[derive(Debug)]
 pub(super) struct Conditions {
@@ -160,14 +163,18 @@ impl Control {
             servers(&shared, self.catalogue, self.conditions.servers, self.reload_interval),
         );
         tasks.spawn("heartbeat", shared.liveness.register("control").run());
-        tasks.spawn("proxy", self.proxy.ended());
+        let mut proxy = self.proxy;
         started.send(Ok(())).ok();
 
         // 1. Until it is told to end, or something ends that should not.
-        tokio::select! {
-            () = tasks.unexpected_end() => {}
-            () = shared.begin.cancelled() => {}
-        }
+        let mut failed = tokio::select! {
+            () = tasks.unexpected_end() => true,
+            thread = proxy.thread_ended() => {
+                tracing::error!(thread, "a data thread ended that should not have");
+                true
+            }
+            () = shared.begin.cancelled() => false,
+        };
         // 2. Unready; accepting; closing, when those who wait are told; what is open gets its time.
         shared.readiness.drain();
         let (delay, timeout) = (shared.config.drain_delay, shared.config.drain_timeout);
@@ -191,14 +198,32 @@ impl Control {
         tracing::info!(?drained, "drained");
         // 3. The control plane: last renewals written, leadership given up. The admin port is last, so
         // that the end can be watched.
-        tasks.expect_end("proxy");
         stop.cancel();
         tasks.stop(&["sessions", "controller"], STOP).await;
+        failed |= !joined(proxy).await;
         stop_admin.cancel();
         tasks.stop(&["admin"], STOP).await;
-        let exit = if tasks.failed() { Exit::Failed } else { Exit::Clean };
+        let exit = if failed || tasks.failed() { Exit::Failed } else { Exit::Clean };
         tracing::info!(code = exit.code(), "ended");
         exit
+    }
+}
+
+/// Waits for the data threads, whose work is over; whether all ended in good order.
+async fn joined(proxy: Proxy) -> bool {
+    let join = tokio::task::spawn_blocking(|| proxy.join());
+    match tokio::time::timeout(JOIN, join).await {
+        Ok(Ok(Ok(()))) => true,
+        Ok(Ok(Err(panicked))) => {
+            tracing::error!(panicked, "data threads panicked");
+            false
+        }
+        Ok(Err(_)) => false,
+        // Stuck in a call of the system's: the end of the process ends it.
+        Err(_) => {
+            tracing::warn!("a data thread did not end in time");
+            true
+        }
     }
 }
 

@@ -29,11 +29,6 @@ impl Tasks {
         self.failed
     }
 
-    /// The task may end from now on.
-    pub(super) fn expect_end(&mut self, name: &'static str) {
-        self.stopping.push(name);
-    }
-
     /// Waits until a task ends that should not.
     pub(super) async fn unexpected_end(&mut self) {
         loop {

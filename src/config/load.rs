@@ -10,6 +10,7 @@ use base64::Engine as _;
 use super::reader::{ConfigError, Environment, Reader, quoted, split};
 use super::{Config, LogFormat, TunDevice};
 use crate::identity::Users;
+use crate::proxy::{DestinationError, Destinations};
 use crate::secret::Secret;
 use crate::servers::{self, Source};
 use crate::session::pod::{HEALTH_PORT, PROXY_PORT};
@@ -446,6 +447,14 @@ fn servers(r: &mut Reader<'_>) -> Option<Source> {
 fn destinations(r: &mut Reader<'_>) -> (Vec<String>, Vec<String>) {
     let allow = r.words("ALLOW_DESTINATIONS");
     let deny = r.words("DENY_DESTINATIONS");
+    for DestinationError { setting, entry, why } in Destinations::parse(&allow, &deny).err().into_iter().flatten()
+    {
+        r.mistake(
+            setting,
+            format!("{}: {why}", quoted(&entry)),
+            "write addresses, CIDRs such as 10.0.0.0/8, names, or patterns such as *.internal.example",
+        );
+    }
     (allow, deny)
 }
 
