@@ -3,3 +3,4 @@
 //! Nothing of the gateway knows that it is simulated.
 
 pub mod container;
+pub mod kubelet;
