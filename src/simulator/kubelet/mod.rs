@@ -251,3 +251,6 @@ fn watch_all(machine: &Arc<Machine>, workers: &Arc<Workers>) {
         machine.tasks.spawn(lease_watch);
     }
 }
+
+#[cfg(test)]
+mod tests;

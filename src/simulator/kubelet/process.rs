@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
@@ -20,7 +20,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the process group's leader runs. The group hangs on the pipe that is its standard input: when
 /// the simulator ends, however it ends, the reader sees it and kills the group. The reader ignores
-/// SIGTERM, which is for the command.
+/// a SIGTERM that the command sends to its group.
 const LEADER: &str = "exec 3<&0 </dev/null
 (trap '' TERM; read -r line <&3; kill -s KILL 0) >/dev/null 2>&1 &
 exec 3<&-
@@ -77,15 +77,21 @@ fn start(command: &str, spec: &ContainerSpec) -> std::io::Result<Process> {
 struct Group(Pid);
 
 impl Group {
-    fn signal(&self, signal: Signal) {
+    /// Asks its leader to end, who is to a container's other processes what their first one is. Called
+    /// only while the leader has not been waited for, so that its id is nobody else's.
+    fn terminate(&self) {
+        let _ = kill_process(self.0, Signal::TERM);
+    }
+
+    fn kill(&self) {
         // The only error is that none of its processes is left.
-        let _ = kill_process_group(self.0, signal);
+        let _ = kill_process_group(self.0, Signal::KILL);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
+        self.kill();
     }
 }
 
@@ -105,16 +111,16 @@ impl Process {
                 status = self.child.wait() => break status,
                 () = signals.term.cancelled(), if !termed => {
                     termed = true;
-                    self.group.signal(Signal::TERM);
+                    self.group.terminate();
                 }
                 () = signals.kill.cancelled(), if !killed => {
                     killed = true;
-                    self.group.signal(Signal::KILL);
+                    self.group.kill();
                 }
             }
         };
         // As in a container, whatever the command has left running ends with it.
-        self.group.signal(Signal::KILL);
+        self.group.kill();
         for output in [out, err].into_iter().flatten() {
             finish(output).await;
         }
