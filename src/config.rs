@@ -1,1 +1,92 @@
-//! (skeleton)
+//! The gateway's settings: what they are, once read. `app` reads them at start; everything else gets
+//! the fields it needs by reference.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::secret::Secret;
+use crate::servers::Source;
+
+/// How pods get `/dev/net/tun` (`TUN_DEVICE`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunDevice {
+    /// The node's device as a hostPath volume of type CharDevice.
+    HostPath,
+    /// No volume: Gluetun makes the node itself, with MKNOD and DAC_OVERRIDE. 300 ms faster.
+    Mknod,
+    /// Nothing: kernel WireGuard needs no device.
+    None,
+    /// A device plugin's resource, such as `squat.ai/tun`.
+    Resource(String),
+}
+
+/// How log lines are written (`LOG_FORMAT`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person at a terminal.
+    Text,
+}
+
+/// Every setting of the gateway, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `PROXY_ADDR`: where the proxy port listens.
+    pub proxy_addr: SocketAddr,
+    /// `ADMIN_ADDR`: where the admin port listens.
+    pub admin_addr: SocketAddr,
+    /// `USERS_FILE`: htpasswd lines.
+    pub users_file: PathBuf,
+    /// `ADMIN_TOKEN`: bearer tokens of the admin API, none for an open one.
+    pub admin_tokens: Vec<Secret>,
+    /// `K8S_NAMESPACE`: where claims and pods live.
+    pub namespace: String,
+    /// Name of this replica (`POD_NAME`, else the host's name and the process id): the leader's identity.
+    pub identity: String,
+    /// `INSTANCE_LIMIT`: pods at most.
+    pub instance_limit: usize,
+    /// `IDLE_TIMEOUT`: after how long without a tunnel or request a session's exit goes.
+    pub idle_timeout: Duration,
+    /// `MAX_IDLE_TIMEOUT`: the most that `idle-` in a username may ask for.
+    pub max_idle_timeout: Duration,
+    /// `START_TIMEOUT`: how long a request is held at most.
+    pub start_timeout: Duration,
+    /// `START_ATTEMPT_TIMEOUT`: how long one pod may take from running to healthy.
+    pub start_attempt_timeout: Duration,
+    /// `CONNECT_TIMEOUT`: how long an exit may take to answer a CONNECT.
+    pub connect_timeout: Duration,
+    /// `EXIT_IPV6`: whether exits reach IPv6.
+    pub exit_ipv6: bool,
+    /// `TUN_DEVICE`: how pods get `/dev/net/tun`.
+    pub tun_device: TunDevice,
+    /// `GLUETUN_IMAGE`: image of the pods.
+    pub gluetun_image: String,
+    /// `VPN_SERVICE_PROVIDER`: the provider that the pods connect to.
+    pub vpn_provider: String,
+    /// `VPN_TYPE`: `wireguard`.
+    pub vpn_type: String,
+    /// `FIREWALL_INPUT_PORTS`: further ports that the pods let in, beside 8888 and 9999.
+    pub firewall_input_ports: Vec<u16>,
+    /// `GATEWAY_URL`: the address that `/start` and `/status` hand out.
+    pub gateway_url: String,
+    /// `ALLOW_DESTINATIONS`: CIDRs and host patterns taken off the deny list.
+    pub allow_destinations: Vec<String>,
+    /// `DENY_DESTINATIONS`: further CIDRs and host patterns that are refused.
+    pub deny_destinations: Vec<String>,
+    /// `DRAIN_DELAY`: how long accepting goes on at shutdown.
+    pub drain_delay: Duration,
+    /// `DRAIN_TIMEOUT`: how long open tunnels have after that.
+    pub drain_timeout: Duration,
+    /// `MAX_CONNECTIONS`: client connections at once, in all.
+    pub max_connections: usize,
+    /// `DATA_THREADS`: threads of the data path.
+    pub data_threads: usize,
+    /// `SERVERS_JSON` or `SERVERS_FILE_PATH`: where the server list comes from.
+    pub servers: Option<Source>,
+    /// `LOG_LEVEL`: a level or a `tracing` filter.
+    pub log_level: String,
+    /// `LOG_FORMAT`.
+    pub log_format: LogFormat,
+}

@@ -1,1 +1,25 @@
-//! (skeleton)
+//! Sessions: the meeting point of the data path and the cluster. The proxy asks [`Sessions`] for an
+//! exit; a table that watches of pods and claims feed answers at once where there is one, and has the
+//! claim made, renewed and waited for where there is none. The controller reads the same objects
+//! through [`claim`] and [`pod`].
+
+pub mod api;
+pub mod claim;
+mod ensure;
+mod exit;
+pub mod failure;
+mod feed;
+mod index;
+pub mod pod;
+pub mod probe;
+mod renewal;
+mod sessions;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use exit::Exit;
+pub use failure::{AcquireError, FailureClass};
+pub use feed::{Driver, sessions};
+pub use sessions::{Acquired, Fault, Sessions};
+pub use table::{WAITERS, WAITERS_PER_SESSION};

@@ -59,8 +59,9 @@ pub struct Signals {
     pub kill: CancellationToken,
 }
 
-/// Lines of a container's log that are kept: more than any container of ours writes.
-const LOG_LINES: usize = 10_000;
+/// Lines of a container's log that are kept: `format-servers` writes a dozen a server, for up to ten
+/// thousand servers.
+const LOG_LINES: usize = 200_000;
 
 /// A container's log: written line by line, read whole, followed by those who wait for more.
 #[derive(Clone, Debug)]

@@ -3,4 +3,5 @@
 //! Nothing of the gateway knows that it is simulated.
 
 pub mod container;
+pub mod gluetun;
 pub mod kubelet;

@@ -1,0 +1,54 @@
+//! An exit as the data path sees it: where its proxy listens, what to present there, and where it
+//! leaves from. Made by the session table from a pod, used by the proxy; the two share nothing else.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::secret::Secret;
+
+/// A VPN pod that bytes can leave from.
+#[derive(Debug)]
+pub struct Exit {
+    /// Name of the pod.
+    pub pod: Arc<str>,
+    /// Uid of the pod: a pod of the same name made later is another exit.
+    pub uid: Arc<str>,
+    /// Uid of the claim that it serves.
+    pub(super) claim_uid: Arc<str>,
+    /// Which exit of the claim it is.
+    pub(super) transition: i32,
+    /// Where its HTTP proxy listens.
+    pub proxy_addr: SocketAddr,
+    /// Where its health server listens.
+    pub health_addr: SocketAddr,
+    /// The whole value of `Proxy-Authorization` for its proxy (`Basic …`).
+    pub authorization: Secret,
+    /// Hostname of the VPN server.
+    pub server: Arc<str>,
+    /// The country's name, as the provider spells it.
+    pub country: Arc<str>,
+    /// The city's name, as the provider spells it; empty where it has none.
+    pub city: Arc<str>,
+    /// Cancelled when the pod is gone or was destroyed: its tunnels end with it, since a vanished pod
+    /// sends no reset.
+    pub gone: CancellationToken,
+    /// Requests and tunnels of this replica that use it now.
+    pub(super) active: AtomicUsize,
+    /// Bytes relayed towards the exit.
+    pub bytes_up: AtomicU64,
+    /// Bytes relayed towards clients.
+    pub bytes_down: AtomicU64,
+    /// Whether its proxy has ever reached its own check address: without that, a later silence proves
+    /// nothing.
+    pub reached_check: AtomicBool,
+}
+
+impl Exit {
+    /// Requests and tunnels of this replica that use it now.
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+}
