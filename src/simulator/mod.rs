@@ -4,3 +4,4 @@
 
 pub mod container;
 pub mod gluetun;
+pub mod kubelet;
