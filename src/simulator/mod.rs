@@ -3,5 +3,6 @@
 //! Nothing of the gateway knows that it is simulated.
 
 pub mod container;
+pub mod demo;
 pub mod gluetun;
 pub mod kubelet;

@@ -294,7 +294,7 @@ impl Gateway {
     /// Waits until it has ended; its exit code.
     pub async fn ended(mut self) -> i32 {
         let app = self.app.take().expect("it runs");
-        tokio::time::timeout(PATIENCE, app.wait()).await.expect("the gateway to end")
+        tokio::time::timeout(PATIENCE, app.wait()).await.expect("the gateway to end").code().into()
     }
 }
 
