@@ -167,14 +167,14 @@ pub(super) async fn run(machine: Arc<Machine>, mut notes: mpsc::UnboundedReceive
             },
             () = waiting => {
                 let ripe = graph.ripe(Instant::now());
-                let found: Vec<_> = futures::stream::iter(ripe)
-                    .map(|dependent| async {
-                        let finding = look(&machine, &dependent).await;
-                        (dependent, finding)
-                    })
-                    .buffer_unordered(AT_ONCE)
-                    .collect()
-                    .await;
+                let looking = futures::stream::iter(ripe).map(|dependent| async {
+                    let finding = look(&machine, &dependent).await;
+                    (dependent, finding)
+                });
+                let found: Vec<_> = tokio::select! {
+                    found = looking.buffer_unordered(AT_ONCE).collect() => found,
+                    () = machine.stop.cancelled() => return,
+                };
                 let now = Instant::now();
                 for (dependent, finding) in found {
                     let watched = dependent.owners.iter().all(|owner| is_watched_kind(&owner.kind));

@@ -195,6 +195,12 @@ impl Kubelet {
     }
 }
 
+impl std::fmt::Debug for Kubelet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kubelet").field("options", &self.machine.options).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Kubelet {
     fn drop(&mut self) {
         self.machine.stop.cancel();

@@ -229,7 +229,12 @@ impl Worker {
                 }
                 Some(blow) = self.blows.recv() => return Interrupt::Struck(blow),
                 () = self.machine.stop.cancelled(), if !self.told.stopped => {}
-                Ok(()) = self.faults.changed() => self.publish(),
+                // A rule that keeps ready pods from being so may have come or gone.
+                Ok(()) = self.faults.changed() => {
+                    if self.report.ready {
+                        self.publish();
+                    }
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Pods that live as they should: from their creation to their deletion.
 
 use super::*;
+use crate::simulator::kubelet::{Fault, Pods};
 
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
@@ -236,11 +237,20 @@ async fn a_kubelet_that_ends_leaves_objects_and_its_successor_finds_containers_m
     assert_eq!(terminated(&failed)["exitCode"], 137);
     assert_eq!(terminated(&failed)["reason"], "ContainerStatusUnknown");
     lab.until("b", |pod| first(pod)["restartCount"] == 1 && first(pod)["ready"] == true).await;
+    // What has ended stays so, whatever else happens on the node.
+    lab.kubelet.stop().await;
+    successor.stop().await;
+    let third = start(&lab.client, &lab.programs, &lab.options).await;
+    third.faults().inject(Pods::Any, Fault::NeverReady);
+    lab.until("b", |pod| first(pod)["restartCount"] == 2 && first(pod)["ready"] == false).await;
+    third.faults().clear();
+    lab.until("b", |pod| first(pod)["ready"] == true).await;
+    assert_eq!(lab.until_phase("a", "Failed").await, failed);
     assert_eq!(before["metadata"]["uid"], lab.until_ready("b").await["metadata"]["uid"]);
     let nodes = Api::<Node>::all(lab.client.clone());
     let node = json!(nodes.get(&lab.options.node_name).await.unwrap());
     assert_eq!(condition(&node, "Ready")["status"], "True");
     assert!(node["spec"]["taints"].is_null(), "{node:#}");
-    successor.stop().await;
+    third.stop().await;
     lab.end().await;
 }
