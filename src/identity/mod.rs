@@ -1,1 +1,20 @@
-//! (skeleton)
+//! Who asks: the users file, password checks and what is remembered of them.
+//!
+//! Knows nothing of the proxy, of selectors or of Kubernetes. [`Authenticator`] is used by the proxy's
+//! data threads; [`watch_users`] runs on the control plane; [`hash_password`] serves the command of that
+//! name. A username's parameters are the selector's business: here the account is the text up to the
+//! first `-`, and nothing more is looked at before the password has been checked.
+
+mod account;
+mod authenticator;
+mod basic;
+mod hash;
+mod users;
+mod watch;
+
+pub use account::{Account, AccountError};
+pub use authenticator::{Authenticator, Login};
+pub use basic::{AuthError, split_basic};
+pub use hash::{PasswordError, hash_password};
+pub use users::{Users, UsersError};
+pub use watch::watch_users;

@@ -1,1 +1,16 @@
-//! (skeleton)
+//! Where exits can be: the catalogue of VPN servers, its indexes, and where the list comes from.
+//!
+//! [`Catalogue`] is immutable and shared; a new list is a new catalogue, published on a `watch`
+//! channel. The proxy resolves usernames against it, the controller draws candidates from it, the admin
+//! port lists it. Knows nothing of the proxy or of Kubernetes.
+
+mod catalogue;
+mod iso;
+mod list;
+pub mod names;
+mod sources;
+
+pub use catalogue::{Catalogue, City, Country};
+pub use list::{CatalogueError, Server};
+pub use names::{CityId, CountryId, Hostname, Place};
+pub use sources::{LoadError, Source, load, watch_file};
