@@ -33,7 +33,7 @@ pub struct Metrics {
     pub waiters: IntGauge,
     /// Sessions whose claims this replica knows.
     pub sessions: IntGauge,
-    /// Pods of ours in the namespace, by `state` (`pending`, `starting`, `ready`, `unready`,
+    /// Pods of ours in the namespace, by `state` (`pending`, `starting`, `ready`,
     /// `terminating`, `failed`, `foreign`).
     pub pods: IntGaugeVec,
     /// The limit on pods (`INSTANCE_LIMIT`).

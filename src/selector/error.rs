@@ -73,7 +73,10 @@ impl GrammarError {
                 Some(key) => format!("did you mean '{}'? {}", key.as_str(), Key::LIST),
                 None => Key::LIST.to_owned(),
             },
-            Self::DuplicateKey { .. } => "give each parameter once".to_owned(),
+            Self::DuplicateKey { .. } => {
+                "give each parameter once; in a name that holds such a word write '_' for '-': salt_lake_city"
+                    .to_owned()
+            }
             Self::NoValue { key } => format!("write {}-{}", key.as_str(), key.example()),
             Self::BadValue { cure, .. } => cure.clone(),
         }

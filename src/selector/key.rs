@@ -249,7 +249,10 @@ fn base32(bytes: &[u8], length: usize, out: &mut String) {
     for byte in bytes {
         buffer = (buffer << 8) | u32::from(*byte);
         bits += 8;
-        while bits >= 5 && written < length {
+        while bits >= 5 {
+            if written == length {
+                return;
+            }
             bits -= 5;
             let digit = (buffer >> bits) as u8 & 31;
             out.push(char::from(if digit < 26 { b'a' + digit } else { b'2' + digit - 26 }));

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::iso;
 use super::list::{self, CatalogueError, Record, Server};
-use super::names::{CityId, CountryId, Hostname, MAX_SLUG, Place, slug};
+use super::names::{CityId, CountryId, Hostname, Place, slug};
 
 /// The VPN servers that exits can be made on. Immutable: a new list is a new catalogue. The default is
 /// the empty one, which stands in until a list has come.
@@ -383,46 +383,47 @@ fn group(servers: &[Arc<Server>]) -> Vec<Country> {
 }
 
 /// The id of every country name in the list: from the ISO table, else the two letters that all of its
-/// hostnames and no other country's begin with, else its slug.
+/// hostnames and no other country's begin with, if that is how the list's hostnames are made, else its
+/// slug.
 fn country_ids(records: &[Record]) -> HashMap<String, CountryId> {
-    let mut prefixes: HashMap<&str, HashSet<&str>> = HashMap::new();
-    let mut users: HashMap<&str, HashSet<&str>> = HashMap::new();
+    let mut prefixes: HashMap<&str, BTreeSet<&str>> = HashMap::new();
     for record in records {
-        let prefix = country_prefix(&record.hostname).unwrap_or_default();
-        prefixes.entry(&record.country).or_default().insert(prefix);
-        users.entry(prefix).or_default().insert(&record.country);
+        prefixes
+            .entry(&record.country)
+            .or_default()
+            .insert(country_prefix(&record.hostname).unwrap_or_default());
     }
-    let derived = |name: &str| {
-        let mut own = prefixes.get(name)?.iter();
-        let (Some(prefix), None) = (own.next(), own.next()) else { return None };
-        let alone = users.get(prefix).is_some_and(|users| users.len() == 1);
-        (alone && !prefix.is_empty()).then_some(if *prefix == "uk" { "gb" } else { *prefix })
-    };
     let mut ids: HashMap<String, CountryId> = HashMap::new();
-    // Known names first: what is derived must not take a code that a known name has.
     for name in prefixes.keys() {
         if let Some(id) = iso::code(&slug(name)).and_then(CountryId::parse) {
             ids.insert((*name).to_owned(), id);
         }
     }
-    let mut unknown: Vec<_> = prefixes.keys().filter(|name| !ids.contains_key(**name)).collect();
+    let scheme = !ids.is_empty()
+        && ids
+            .iter()
+            .all(|(name, id)| prefixes.get(name.as_str()).into_iter().flatten().all(|p| *p == id.as_str()));
+    let mut unknown: Vec<_> = prefixes.iter().filter(|(name, _)| !ids.contains_key(**name)).collect();
     unknown.sort_unstable();
-    for name in unknown {
-        let code = derived(name).and_then(CountryId::parse).filter(|id| !ids.values().any(|used| used == id));
-        let name_slug = slug(name);
-        let id = code.or_else(|| CountryId::parse(name_slug.get(..MAX_SLUG).unwrap_or(&name_slug)));
-        if let Some(id) = id {
-            ids.insert((*name).to_owned(), id);
+    for (name, own) in &unknown {
+        let code = own.first().filter(|code| {
+            let others = unknown.iter().filter(|(other, theirs)| other != name && theirs.contains(*code));
+            own.len() == 1 && others.count() == 0 && !ids.values().any(|id| id.as_str() == **code)
+        });
+        let code = code.filter(|_| scheme).and_then(|code| CountryId::parse(code));
+        if let Some(id) = code.or_else(|| CountryId::parse(&slug(name))) {
+            ids.insert((**name).to_owned(), id);
         }
     }
     ids
 }
 
-/// `us` of `us-nyc-wg-301`, `us9591.nordvpn.com` and `us-bos.prod.surfshark.com`.
+/// The ISO code that a hostname begins with: `us` of `us-nyc-wg-301`, `us9591.nordvpn.com` and `us-bos.prod.surfshark.com`.
 fn country_prefix(hostname: &Hostname) -> Option<&str> {
     let text = hostname.as_str();
     let letters = text.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(text.len());
-    (letters == 2).then(|| text.get(..2)).flatten()
+    let prefix = (letters == 2).then(|| text.get(..2)).flatten();
+    if prefix == Some("uk") { Some("gb") } else { prefix }
 }
 
 /// `nyc` of `us-nyc-wg-301`, if the country agrees.
@@ -430,8 +431,9 @@ fn city_code<'a>(hostname: &'a Hostname, country: &CountryId) -> Option<&'a str>
     let label = hostname.as_str().split('.').next().unwrap_or_default();
     let mut words = label.split('-');
     let (prefix, code) = (words.next()?, words.next()?);
-    let same = prefix == country.as_str() || (prefix == "uk" && country.as_str() == "gb");
-    (same && code.len() == 3 && code.bytes().all(|b| b.is_ascii_lowercase())).then_some(code)
+    let same = country_prefix(hostname) == Some(country.as_str());
+    (same && prefix.len() == 2 && code.len() == 3 && code.bytes().all(|b| b.is_ascii_lowercase()))
+        .then_some(code)
 }
 
 /// The slug of a city without its state: "New York NY" and "Ashburn, VA" end in two capital letters.

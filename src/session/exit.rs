@@ -16,6 +16,10 @@ pub struct Exit {
     pub pod: Arc<str>,
     /// Uid of the pod: a pod of the same name made later is another exit.
     pub uid: Arc<str>,
+    /// Uid of the claim that it serves.
+    pub(super) claim_uid: Arc<str>,
+    /// Which exit of the claim it is.
+    pub(super) transition: i32,
     /// Where its HTTP proxy listens.
     pub proxy_addr: SocketAddr,
     /// Where its health server listens.

@@ -144,6 +144,53 @@ impl PodView {
     }
 }
 
+/// The states by which pods are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodState {
+    /// No container runs yet.
+    Pending,
+    /// The container runs, its VPN is not up.
+    Starting,
+    /// The kubelet says Ready.
+    Ready,
+    /// Being deleted.
+    Terminating,
+    /// Ended, and not deleted yet.
+    Failed,
+    /// Made by another system.
+    Foreign,
+}
+
+impl PodState {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Starting, Self::Ready, Self::Terminating, Self::Failed, Self::Foreign];
+
+    /// The state of a pod.
+    pub const fn of(pod: &PodView) -> Self {
+        match pod.stage {
+            _ if pod.binding.is_none() => Self::Foreign,
+            Stage::Pending => Self::Pending,
+            Stage::Running if pod.ready => Self::Ready,
+            Stage::Running => Self::Starting,
+            Stage::Terminating => Self::Terminating,
+            Stage::Ended => Self::Failed,
+        }
+    }
+
+    /// The label of the metric.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Terminating => "terminating",
+            Self::Failed => "failed",
+            Self::Foreign => "foreign",
+        }
+    }
+}
+
 /// The claim that a pod serves. Its name must be the one that follows from the claim's uid and the
 /// transition, so a copied or edited pod is foreign and not taken for an exit.
 fn binding(name: &str, annotations: &BTreeMap<String, String>) -> Option<Binding> {

@@ -17,7 +17,7 @@ pub(crate) const LIST: &str = r#"{"version":1,"mullvad":{"version":3,"servers":[
 {"vpn":"wireguard","country":"Czech Republic","city":"Prague","hostname":"cz-prg-wg-101"},
 {"vpn":"wireguard","country":"Zedland","city":"Zed","hostname":"zz-zed-wg-001"},
 {"vpn":"wireguard","country":"Nowhere Land","city":"","hostname":"node1.example.org"},
-{"vpn":"wireguard","country":"Norway","hostname":"my-server-1.no"},
+{"vpn":"wireguard","country":"Norway","hostname":"no-server-1.example"},
 {"vpn":"openvpn","country":"Sweden","city":"Malmö","hostname":"se-mma-ovpn-001"},
 {"vpn":"wireguard","country":"Sweden","city":"Elsewhere","hostname":"se-mma-wg-001"},
 {"vpn":"wireguard","country":"Sweden"}
@@ -98,13 +98,27 @@ fn countries_have_their_codes() {
 }
 
 #[test]
-fn a_code_that_two_countries_hostnames_share_is_nobodys() {
-    let text = r#"[{"vpn":"wireguard","country":"Aland","hostname":"qq-1"},{"vpn":"wireguard","country":"Beland","hostname":"qq-2"},
-        {"vpn":"wireguard","country":"Celand","hostname":"se-9"},{"vpn":"wireguard","country":"Sweden","hostname":"no-1"}]"#;
-    let catalogue = Catalogue::parse(text).unwrap();
-    let ids: Vec<_> = catalogue.countries().iter().map(|country| country.id.as_str()).collect();
-    // Aland is a known name; Celand's prefix is Sweden's code.
-    assert_eq!(ids, ["ax", "beland", "celand", "se"]);
+fn codes_come_from_hostnames_only_where_they_are_made_of_codes() {
+    let ids = |hosts: &[(&str, &str)]| -> Vec<String> {
+        let record = |(country, host): &(&str, &str)| {
+            format!(r#"{{"vpn":"wireguard","country":"{country}","hostname":"{host}"}}"#)
+        };
+        let text = format!("[{}]", hosts.iter().map(record).collect::<Vec<_>>().join(","));
+        Catalogue::parse(&text).unwrap().countries().iter().map(|country| country.id.to_string()).collect()
+    };
+    assert_eq!(ids(&[("Beland", "be1.example"), ("UK", "uk1.example")]), ["be", "gb"]);
+    // Two countries share it.
+    assert_eq!(
+        ids(&[("Beland", "qq-1"), ("Celand", "qq-2"), ("Sweden", "se-1")]),
+        ["beland", "celand", "se"]
+    );
+    // Another country's code, a hostname without one, several.
+    assert_eq!(ids(&[("Celand", "se-9"), ("Sweden", "se-1")]), ["celand", "se"]);
+    assert_eq!(ids(&[("Celand", "node1"), ("Sweden", "se-1")]), ["celand", "se"]);
+    assert_eq!(ids(&[("Celand", "ce-1"), ("Celand", "cf-1"), ("Sweden", "se-1")]), ["celand", "se"]);
+    // The list's hostnames are not made so, or nothing says that they are.
+    assert_eq!(ids(&[("Zedland", "zz-1"), ("Sweden", "no-1")]), ["se", "zedland"]);
+    assert_eq!(ids(&[("Zedland", "zz-1")]), ["zedland"]);
 }
 
 #[test]
@@ -154,7 +168,7 @@ fn hostnames_in_every_spelling() {
     }
     assert!(catalogue.by_hostname("us_nyc_wg_301").is_none());
     assert!(catalogue.by_hostname("US-NYC-WG-301").is_some());
-    assert_eq!(catalogue.server_named("my_server_1.no").unwrap().country_id.as_str(), "no");
+    assert_eq!(catalogue.server_named("no_server_1.example").unwrap().country_id.as_str(), "no");
     let near: Vec<_> = catalogue.hostnames_near("us-nyc-wg-303", 1).iter().map(Hostname::as_str).collect();
     assert_eq!(near, ["us-nyc-wg-302", "us-sjc-wg-001"]);
     assert_eq!(catalogue.hostnames_near("", 3).len(), 3);
