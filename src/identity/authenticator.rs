@@ -1,8 +1,37 @@
-//! Password checks, and what is remembered of them.
+//! Authentication: from a header's bytes to an account.
+//!
+//! Two things are remembered of a success: the header, which is all that the hot path looks at, and the
+//! credential in it (account and password). So a client that goes through a thousand session names pays
+//! for one hash, not for a thousand.
 
-use std::sync::Arc;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use super::{Account, AuthError, Users};
+use tokio::time::{Instant, sleep_until};
+
+use super::account::Account;
+use super::basic::{AuthError, MAX_HEADER, split_basic};
+use super::cache::{Key, Refused, Verified};
+use super::hash::MAX_PASSWORD;
+use super::users::Users;
+use super::verifier::{Outcome, Snapshot, Verifier};
+use crate::secret::Secret;
+
+/// Headers, and as many credentials, that are remembered: some 2 MiB in all.
+const REMEMBERED: usize = 10_000;
+
+/// How long a refused credential costs nothing.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
+/// A failure is answered no sooner than this after it came: neither the kind of an account's hash nor
+/// what is remembered shows in the time.
+pub const FAILURE_FLOOR: Duration = Duration::from_millis(300);
+
+/// Times that a check is begun anew because the users file changed under it.
+const ATTEMPTS: usize = 3;
 
 /// A client that has proved who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,33 +42,164 @@ pub struct Login {
     pub username: String,
 }
 
-/// Checks passwords.
-#[derive(Debug, Clone)]
-pub struct Authenticator;
+/// Checks the credentials of requests against the users file. A handle: clones share everything. Usable
+/// from any thread and runtime; [`Authenticator::authenticate`] needs the runtime's timer.
+#[derive(Clone)]
+pub struct Authenticator {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// The current accounts; written by [`Authenticator::replace`] alone.
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// The generation of `snapshot`, for the hot path.
+    generation: AtomicU64,
+    header_key: Key,
+    headers: Verified<Arc<Login>>,
+    credential_key: Key,
+    credentials: Arc<Verified<Account>>,
+    refused: Refused,
+    verifier: Verifier,
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator").field("accounts", &self.accounts()).finish_non_exhaustive()
+    }
+}
 
 impl Authenticator {
-    /// Starts the verifier thread.
+    /// Starts with these accounts, and with a thread for hashes, which ends with the last clone.
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn new(_users: Users) -> std::io::Result<Self> {
-        Ok(Self)
+    pub fn new(users: Users) -> io::Result<Self> {
+        let credentials = Arc::new(Verified::new(REMEMBERED));
+        let verifier = Verifier::start(Arc::clone(&credentials))?;
+        let shared = Shared {
+            snapshot: RwLock::new(Arc::new(Snapshot { generation: 0, users })),
+            generation: AtomicU64::new(0),
+            header_key: Key::random(),
+            headers: Verified::new(REMEMBERED),
+            credential_key: Key::random(),
+            credentials,
+            refused: Refused::new(REMEMBERED, REFUSED_FOR),
+            verifier,
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Takes new accounts.
-    pub fn replace(&self, _users: Users) {}
+    /// Swaps the accounts, at once and whole, and forgets what was remembered: a removed account's next
+    /// request is refused, and a check that is under way begins anew.
+    pub fn replace(&self, users: Users) {
+        let shared = &*self.shared;
+        let mut snapshot = shared.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let generation = snapshot.generation + 1;
+        *snapshot = Arc::new(Snapshot { generation, users });
+        // From here on no look-up finds an older entry; clearing only frees the memory.
+        shared.generation.store(generation, Ordering::Release);
+        drop(snapshot);
+        shared.headers.clear();
+        shared.credentials.clear();
+        shared.refused.clear();
+    }
 
-    /// The remembered answer.
+    /// How many accounts there are.
     #[must_use]
-    pub fn cached(&self, _header: &[u8]) -> Option<Arc<Login>> {
-        None
+    pub fn accounts(&self) -> usize {
+        self.snapshot().users.len()
     }
 
-    /// Checks a header.
+    /// Password hashes computed since the start.
+    #[must_use]
+    pub fn hashes(&self) -> u64 {
+        self.shared.verifier.computed()
+    }
+
+    /// SHA-256 of the users file that is in force.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        *self.snapshot().users.fingerprint()
+    }
+
+    /// The remembered answer for this very value of `Proxy-Authorization`, without waiting: the data
+    /// path's hot path (a hash of one or two blocks and a look-up). `None` says nothing: ask
+    /// [`Authenticator::authenticate`].
+    #[must_use]
+    pub fn cached(&self, header: &[u8]) -> Option<Arc<Login>> {
+        if header.len() > MAX_HEADER {
+            return None;
+        }
+        let shared = &*self.shared;
+        let generation = shared.generation.load(Ordering::Acquire);
+        shared.headers.get(&shared.header_key.digest(header), generation)
+    }
+
+    /// Checks a value of `Proxy-Authorization`. Hashes are computed one at a time on a thread of their
+    /// own, one for each credential however many wait for it; a caller that goes away cancels only its
+    /// own wait.
     ///
     /// # Errors
-    /// When the client is not let in.
-    pub async fn authenticate(&self, _header: &[u8]) -> Result<Arc<Login>, AuthError> {
+    /// [`AuthError::Refused`] comes 300 ms after the call, or later; the others come at once: they
+    /// depend on nothing secret.
+    pub async fn authenticate(&self, header: &[u8]) -> Result<Arc<Login>, AuthError> {
+        if let Some(login) = self.cached(header) {
+            return Ok(login);
+        }
+        let came = Instant::now();
+        let (username, password) = split_basic(header)?;
+        let name = username.split('-').next().unwrap_or_default();
+        match self.check(name, &password).await {
+            Ok((account, generation)) => {
+                let login = Arc::new(Login { account, username });
+                let digest = self.shared.header_key.digest(header);
+                self.shared.headers.insert(digest, generation, Arc::clone(&login));
+                Ok(login)
+            }
+            Err(AuthError::Refused) => {
+                sleep_until(came + FAILURE_FLOOR).await;
+                Err(AuthError::Refused)
+            }
+            Err(error @ (AuthError::Busy | AuthError::Malformed | AuthError::PercentEncoded)) => Err(error),
+        }
+    }
+
+    /// The account, and the generation of the users file that says so.
+    async fn check(&self, name: &str, password: &Secret) -> Result<(Account, u64), AuthError> {
+        if password.is_empty() || password.expose().len() > MAX_PASSWORD {
+            return Err(AuthError::Refused);
+        }
+        let shared = &*self.shared;
+        // A name has no colon: the username was split at the first.
+        let digest = shared.credential_key.digest_pair(name, b':', password.expose());
+        for _ in 0..ATTEMPTS {
+            let snapshot = self.snapshot();
+            let generation = snapshot.generation;
+            if let Some(account) = shared.credentials.get(&digest, generation) {
+                return Ok((account, generation));
+            }
+            if shared.refused.contains(&digest, generation, Instant::now()) {
+                return Err(AuthError::Refused);
+            }
+            let outcome = shared.verifier.check(&snapshot, digest, name, password).await?;
+            if shared.generation.load(Ordering::Acquire) != generation {
+                continue;
+            }
+            return match outcome {
+                Outcome::Verified(account) => Ok((account, generation)),
+                Outcome::Refused => {
+                    shared.refused.insert(digest, generation, Instant::now());
+                    Err(AuthError::Refused)
+                }
+            };
+        }
         Err(AuthError::Busy)
     }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.shared.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
+
+#[cfg(test)]
+mod tests;

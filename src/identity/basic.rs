@@ -8,7 +8,7 @@ use crate::secret::Secret;
 
 /// Longest header value that is looked at: 255 bytes each of username and password (what SOCKS5 can
 /// carry), the colon, base64 and the scheme, rounded up generously.
-const MAX_HEADER: usize = 4096;
+pub(super) const MAX_HEADER: usize = 4096;
 
 /// Standard alphabet; padding may be left out, as some clients do.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

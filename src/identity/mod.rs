@@ -8,12 +8,14 @@
 mod account;
 mod authenticator;
 mod basic;
+mod cache;
 mod hash;
 mod users;
+mod verifier;
 mod watch;
 
 pub use account::{Account, AccountError};
-pub use authenticator::{Authenticator, Login};
+pub use authenticator::{Authenticator, FAILURE_FLOOR, Login};
 pub use basic::{AuthError, split_basic};
 pub use hash::{PasswordError, hash_password};
 pub use users::{Users, UsersError};

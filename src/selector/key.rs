@@ -190,9 +190,7 @@ impl SessionKey {
         };
         let country = part(params.country, "its country")?;
         let server = match params.server {
-            Some(value) => {
-                Some(Hostname::parse(&value.replace('~', "-")).ok_or_else(|| fault("its server"))?)
-            }
+            Some(value) => Some(hostname_of(&value).ok_or_else(|| fault("its server"))?),
             None => None,
         };
         let place = Place {
@@ -234,13 +232,19 @@ fn push(text: &mut String, key: Key, value: &str) {
 }
 
 /// A hostname as a value of the grammar. One that holds a key word or an empty word (`my-server-1`,
-/// `xn--x`) would end there, so its dashes are written `~`, which no hostname has.
+/// `xn--x`) would end there, so its dashes are written `~`, which no hostname has; one that is a key word
+/// as a whole gets a `~` before it.
 fn server_value(hostname: &Hostname) -> String {
     let text = hostname.as_str();
     if text.split('-').any(|word| word.is_empty() || Key::parse(word).is_some()) {
-        return text.replace('-', "~");
+        return if text.contains('-') { text.replace('-', "~") } else { format!("~{text}") };
     }
     text.to_owned()
+}
+
+/// The inverse of [`server_value`].
+fn hostname_of(value: &str) -> Option<Hostname> {
+    Hostname::parse(&value.strip_prefix('~').unwrap_or(value).replace('~', "-"))
 }
 
 /// Appends the first `length` characters of the base32 of `bytes`.
@@ -320,6 +324,45 @@ mod tests {
         }
         assert_eq!(server_value(&Hostname::parse("my-server-1").unwrap()), "my~server~1");
         assert_eq!(server_value(&Hostname::parse("us-nyc-wg-301").unwrap()), "us-nyc-wg-301");
+    }
+
+    #[test]
+    fn the_longest_canonical_form_is_still_a_username() {
+        let name = |length: usize| "n".repeat(length);
+        let longest = SessionKey {
+            account: Account::parse(&name(32)).unwrap(),
+            pool: PoolName::parse(&name(40)).unwrap(),
+            place: Place {
+                country: CountryId::parse(&name(40)),
+                city: CityId::parse(&name(40)),
+                server: None,
+            },
+            session: SessionName::parse(&name(32)),
+            mode: Mode::Strict,
+        };
+        let server = Place::server(Hostname::parse(&name(64)).unwrap());
+        for key in [SessionKey { place: server, ..longest.clone() }, longest] {
+            assert_eq!(SessionKey::parse_canonical(&key.canonical()), Ok(key));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_hostname_survives(
+            words in proptest::collection::vec("[a-z0-9]{1,6}|server|mode|session|x_y|a\\.b|city\\.z|", 1..8)
+        ) {
+            if let Some(hostname) = Hostname::parse(&words.join("-")) {
+                let key = SessionKey { place: Place::server(hostname), ..key("demo-session-x-mode-strict") };
+                proptest::prop_assert_eq!(SessionKey::parse_canonical(&key.canonical()), Ok(key));
+            }
+        }
+
+        #[test]
+        fn any_text_does_no_harm(text in "\\PC{0,100}|demo(-(country|city|server|mode|session|any|se|[a-z~_.]{0,4})){0,8}") {
+            if let Ok(key) = SessionKey::parse_canonical(&text) {
+                proptest::prop_assert_eq!(key.canonical(), text);
+            }
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Catalogue {
         if catalogue.servers.is_empty() {
             return Err(CatalogueError::Unusable(
                 catalogue.skipped,
-                "no name that can be written".to_owned(),
+                "its names cannot be written as ids of at most 40 characters".to_owned(),
             ));
         }
         Ok(catalogue)
@@ -226,8 +226,10 @@ impl Catalogue {
     }
 }
 
-/// The form in which hostnames are looked up.
+/// The form in which hostnames are looked up. A `~` before one that is a key word keeps it from being
+/// read as that.
 fn hostname_form(value: &str) -> String {
+    let value = value.strip_prefix('~').unwrap_or(value);
     value.chars().map(|c| if matches!(c, '_' | '~') { '-' } else { c.to_ascii_lowercase() }).collect()
 }
 

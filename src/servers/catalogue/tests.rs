@@ -163,7 +163,7 @@ fn candidates_of_every_kind_of_place() {
 #[test]
 fn hostnames_in_every_spelling() {
     let catalogue = catalogue();
-    for value in ["us-nyc-wg-301", "US-NYC-WG-301", "us_nyc_wg_301", "us-nyc~wg_301"] {
+    for value in ["us-nyc-wg-301", "US-NYC-WG-301", "us_nyc_wg_301", "us-nyc~wg_301", "~us-nyc-wg-301"] {
         assert_eq!(catalogue.server_named(value).unwrap().hostname.as_str(), "us-nyc-wg-301", "{value}");
     }
     assert!(catalogue.by_hostname("us_nyc_wg_301").is_none());
