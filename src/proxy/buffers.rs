@@ -27,3 +27,11 @@ impl Buffers {
         }
     }
 }
+
+#[cfg(test)]
+impl Buffers {
+    /// Buffers in the free list.
+    pub(super) fn spare(&self) -> usize {
+        self.0.borrow().len()
+    }
+}

@@ -52,7 +52,7 @@ pub(super) struct Grant {
     /// How long the request was held.
     pub(super) waited: Duration,
     /// Keeps the session active.
-    pub(super) active: Option<Acquired>,
+    pub(super) _active: Option<Acquired>,
 }
 
 impl From<Acquired> for Grant {
@@ -63,7 +63,7 @@ impl From<Acquired> for Grant {
             expires: acquired.expires,
             cold_start: acquired.cold_start,
             waited: acquired.waited,
-            active: Some(acquired),
+            _active: Some(acquired),
         }
     }
 }

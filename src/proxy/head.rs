@@ -91,8 +91,6 @@ pub(super) struct Head<'b> {
     pub(super) method: &'b str,
     /// The request target.
     pub(super) target: &'b str,
-    /// HTTP/1.1, rather than HTTP/1.0.
-    pub(super) http11: bool,
     /// The credentials.
     pub(super) authorization: Authorization<'b>,
     /// Whether a body follows: `Content-Length` over 0 or `Transfer-Encoding`.
@@ -159,7 +157,6 @@ impl<'b> Head<'b> {
         Ok(Self {
             method,
             target,
-            http11,
             authorization,
             has_body: framing.encoded || framing.length.unwrap_or(0) > 0,
             keep_alive: !close && (http11 || keep),

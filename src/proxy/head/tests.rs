@@ -80,10 +80,10 @@ fn what_matters_is_read() {
     let connect = head(text).unwrap();
     assert_eq!((connect.method, connect.target), ("CONNECT", "example.com:443"));
     assert_eq!(connect.authorization, Authorization::One(b"Basic YTpi"));
-    assert!(connect.http11 && connect.keep_alive && !connect.has_body);
+    assert!(connect.keep_alive && !connect.has_body);
 
     let old = head("\r\n\r\nCONNECT a:1 HTTP/1.0\r\n\r\n").unwrap();
-    assert!(!old.http11 && !old.keep_alive);
+    assert!(!old.keep_alive);
     assert_eq!(old.authorization, Authorization::None);
     assert!(head("CONNECT a:1 HTTP/1.0\r\nProxy-Connection: Keep-Alive\r\n\r\n").unwrap().keep_alive);
     assert!(!head("CONNECT a:1 HTTP/1.1\r\nConnection: x, close\r\n\r\n").unwrap().keep_alive);
