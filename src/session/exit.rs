@@ -51,4 +51,26 @@ impl Exit {
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
+
+    /// An exit of no pod, for tests of the data path.
+    #[cfg(test)]
+    pub(crate) fn at(proxy_addr: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            pod: Arc::from("gluetun-test"),
+            uid: Arc::from(format!("uid-{proxy_addr}")),
+            claim_uid: Arc::from("claim-uid"),
+            transition: 0,
+            proxy_addr,
+            health_addr: proxy_addr,
+            authorization: Secret::from("Basic cG9kOnNlc2FtZQ=="),
+            server: Arc::from("se-sto-wg-001"),
+            country: Arc::from("Sweden"),
+            city: Arc::from("Stockholm"),
+            gone: CancellationToken::new(),
+            active: AtomicUsize::new(0),
+            bytes_up: AtomicU64::new(0),
+            bytes_down: AtomicU64::new(0),
+            reached_check: AtomicBool::new(false),
+        })
+    }
 }
