@@ -3,6 +3,7 @@
 //! Nothing of the gateway knows that it is simulated.
 
 pub mod api;
+pub mod cluster;
 pub mod container;
 pub mod demo;
 pub mod gluetun;

@@ -21,7 +21,10 @@ async fn losing_the_api_server_changes_nothing_for_sessions_that_have_an_exit() 
     assert_eq!((answer.status, answer.code()), (503, "control_plane_unavailable"), "{}", answer.text());
     world.api().faults().set_down_for("gateway-1", false);
     // New sessions work again, and the old one was not reaped though nobody could renew it.
-    eventually("new sessions", || async { gateway.connect("demo-country-de", "whoami.test:80").await.is_ok() }).await;
+    eventually("new sessions", || async {
+        gateway.connect("demo-country-de", "whoami.test:80").await.is_ok()
+    })
+    .await;
     assert_eq!(gateway.exit("demo-country-se").await.pod, first.pod);
     assert_eq!(tunnel.echo(b"unbroken").await, b"unbroken");
 }
@@ -50,7 +53,11 @@ async fn a_missing_right_is_named() {
 async fn pod_security_that_refuses_the_pod_is_a_failed_start() {
     let world = World::embedded().await;
     let gateway = world.gateway(&[]).await;
-    world.api().faults().fail_next(u64::MAX, Match::on(Verb::Create, "pods"), Refusal::pod_security("gluetun-x"));
+    world.api().faults().fail_next(
+        u64::MAX,
+        Match::on(Verb::Create, "pods"),
+        Refusal::pod_security("gluetun-x"),
+    );
     let answer = gateway.connect("demo-country-se", "whoami.test:80").await.unwrap_err();
     assert_eq!((answer.status, answer.code()), (502, "start_failed"), "{}", answer.text());
     assert!(answer.text().contains("pod_security"), "{}", answer.text());
@@ -99,7 +106,8 @@ async fn watches_that_break_expire_or_lag_lose_nothing() {
                 gateway.metric("gluetun_gateway_waiters", "").await == 1.0
             })
             .await;
-            eventually("its claim", || async { world.claim_list().await.iter().any(|l| named(l, session)) }).await;
+            eventually("its claim", || async { world.claim_list().await.iter().any(|l| named(l, session)) })
+                .await;
             faults.release_watches(&WatchFilter::all());
         };
         let (seen, ()) = tokio::join!(held, release);

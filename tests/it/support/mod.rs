@@ -243,7 +243,10 @@ pub struct Gateway {
 impl Gateway {
     /// Waits for `/readyz`.
     pub async fn ready(&self) {
-        eventually("the gateway to be ready", || async { http::get(self.admin, "/readyz").await.status == 200 }).await;
+        eventually("the gateway to be ready", || async {
+            http::get(self.admin, "/readyz").await.status == 200
+        })
+        .await;
     }
 
     /// A CONNECT by `user` (parameters included).
@@ -258,7 +261,8 @@ impl Gateway {
 
     /// Which exit a request of `user` leaves from.
     pub async fn exit(&self, user: &str) -> Seen {
-        let mut tunnel = self.connect(user, "whoami.test:80").await.unwrap_or_else(|e| panic!("{user}: {e:?}"));
+        let mut tunnel =
+            self.connect(user, "whoami.test:80").await.unwrap_or_else(|e| panic!("{user}: {e:?}"));
         let answer = tunnel.get("whoami.test").await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let body = answer.json();

@@ -41,7 +41,8 @@ impl Process {
         variables.insert("KUBECONFIG".to_owned(), kubeconfig);
         variables.insert("LOG_FORMAT".to_owned(), "json".to_owned());
         variables.extend(settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-        let mut child = program(&variables).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut child =
+            program(&variables).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         // The addresses are in the log: port 0 is only known there.
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let mut errors = BufReader::new(child.stderr.take().expect("a pipe")).lines();
@@ -59,7 +60,8 @@ impl Process {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         tokio::spawn(async move { while let Ok(Some(_)) = errors.next_line().await {} });
         let (proxy, admin) = (proxy.expect("a port"), admin.expect("a port"));
-        eventually("the gateway to be ready", || async { http::get(admin, "/readyz").await.status == 200 }).await;
+        eventually("the gateway to be ready", || async { http::get(admin, "/readyz").await.status == 200 })
+            .await;
         Self { child, proxy, admin }
     }
 
@@ -72,6 +74,10 @@ impl Process {
 
     /// Waits for its end; its exit code, none where a signal ended it.
     pub async fn ended(&mut self) -> Option<i32> {
-        tokio::time::timeout(super::PATIENCE, self.child.wait()).await.expect("in time").expect("a status").code()
+        tokio::time::timeout(super::PATIENCE, self.child.wait())
+            .await
+            .expect("in time")
+            .expect("a status")
+            .code()
     }
 }

@@ -114,7 +114,9 @@ fn start() -> Option<Server> {
     // A runtime of its own: the caller may be inside one.
     let config = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())).expect("a config")
+        runtime
+            .block_on(kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()))
+            .expect("a config")
     })
     .join()
     .expect("a config");
