@@ -290,6 +290,7 @@ fn start_proxy(shared: &Shared, listeners: Listeners, destinations: Destinations
         destinations,
         metrics: Arc::clone(&shared.metrics),
         shutdown: shared.shutdown.clone(),
+        liveness: shared.liveness.clone(),
     };
     proxy::start(&shared.config, listeners, deps)
 }

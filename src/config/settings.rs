@@ -265,7 +265,7 @@ pub const SETTINGS: &[Setting] = &[
         "TERMINATION_GRACE_PERIOD_SECONDS",
         Nothing,
         "The pod's `terminationGracePeriodSeconds`. If it is given, `DRAIN_DELAY` and `DRAIN_TIMEOUT` together \
-         must leave 5 seconds of it.",
+         must leave 7 seconds of it.",
     ),
     setting(
         Topic::Process,
