@@ -104,9 +104,8 @@ impl Demo {
         ]);
         let config = Config::load(&env)?;
         let (idle_timeout, instance_limit) = (config.idle_timeout, config.instance_limit);
-        let app =
-            App::start_with(config, cluster.client_config(), Options { metrics, ..Options::default() })
-                .await?;
+        let app = App::start_with(config, cluster.client_config(), Options { metrics, ..Options::default() })
+            .await?;
         app.ready().await;
         Ok(Self { app, kubeconfig, idle_timeout, instance_limit, cluster, _dir: dir })
     }

@@ -69,10 +69,10 @@ async fn creations_that_fail_or_take_effect_unseen_make_one_pod() {
     let world = World::embedded().await;
     let gateway = world.gateway(&[]).await;
     for (n, effect) in [
-        Effect::Refuse { refusal: Refusal::internal() },
-        Effect::ApplyThenRefuse { refusal: Refusal::unavailable() },
-        Effect::ApplyThenClose,
-        Effect::Close,
+        Effect::Fail(Refusal::internal()),
+        Effect::ApplyThenFail(Refusal::unavailable()),
+        Effect::ApplyThenCut,
+        Effect::Cut,
     ]
     .into_iter()
     .enumerate()
@@ -100,7 +100,8 @@ async fn watches_that_break_expire_or_lag_lose_nothing() {
     // Claims lag behind pods, then pods behind claims.
     for (session, resource) in [("c", "leases"), ("d", "pods")] {
         faults.stall_watches(&WatchFilter::of(resource).from_agent("gateway-1"));
-        let held = gateway.exit(&format!("demo-country-us-session-{session}"));
+        let user = format!("demo-country-us-session-{session}");
+        let held = gateway.exit(&user);
         let release = async {
             eventually("the request to be held", || async {
                 gateway.metric("gluetun_gateway_waiters", "").await == 1.0

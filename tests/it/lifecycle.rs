@@ -42,7 +42,7 @@ async fn every_metric_is_documented_and_every_documented_one_exists() {
     let mut names: Vec<&str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     names.retain(|name| name.starts_with("gluetun_gateway_"));
-    assert!(names.len() > 20, "{names:?}");
+    assert!(names.len() > 15, "{names:?}");
     for name in names {
         assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
     }

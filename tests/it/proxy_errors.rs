@@ -28,7 +28,7 @@ async fn bad_input_gets_its_code_and_makes_nothing() {
     let cases: &[(&str, &str, u16, &str, &str)] = &[
         // user, target, status, code, a word of the message or hint
         ("demo-country-swden", "a.test:80", 400, "no_such_country", "se"),
-        ("demo-country-de-city-paris", "a.test:80", 400, "no_such_city", "France"),
+        ("demo-country-de-city-paris", "a.test:80", 400, "no_such_city", "country-fr-city-paris"),
         ("demo-country-se-city-malmoe", "a.test:80", 400, "no_such_city", "malmo"),
         ("demo-server-se-xxx-wg-999", "a.test:80", 400, "no_such_server", "server"),
         ("demo-contry-se", "a.test:80", 400, "bad_parameter", "country"),

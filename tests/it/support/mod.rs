@@ -296,9 +296,9 @@ impl Gateway {
     }
 
     /// Waits until it has ended; its exit code.
-    pub async fn ended(mut self) -> i32 {
+    pub async fn ended(mut self) -> u8 {
         let app = self.app.take().expect("it runs");
-        tokio::time::timeout(PATIENCE, app.wait()).await.expect("the gateway to end").code().into()
+        tokio::time::timeout(PATIENCE, app.wait()).await.expect("the gateway to end").code()
     }
 }
 
