@@ -1,0 +1,401 @@
+//! Everything that the leader knows and decides, as a state machine without a clock and without I/O:
+//! events and results go in, [`Brain::plan`] says what to do next. The leader's loop carries it out
+//! against the API; the model drives the same code through thousands of interleavings.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+
+use super::action::{Action, Answer, ClaimEnd, Now, Outcome, PodRef, Story};
+use super::classify::{Patience, sentence};
+use super::facts::{ClaimRecord, PodFacts};
+use super::observations::{Observations, PodSeen};
+use super::patch::ClaimPatch;
+use super::probe::Health;
+use super::snapshot::{Change, Folded, Snapshot};
+use super::writes::Writes;
+use crate::servers::Catalogue;
+use crate::session::FailureClass;
+use crate::session::api::{ApiError, ForbiddenKind, missing_right};
+use crate::session::claim::{Claim, Reason, ReasonKind};
+use crate::session::failure::code;
+use crate::session::pod::Stage;
+
+/// First and longest pause before a creation is tried again that the API could not carry out, or that a
+/// quota refused.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+
+/// What of the settings decisions rest on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// Pods at most (`INSTANCE_LIMIT`).
+    pub(super) limit: usize,
+    /// How long starts may take.
+    pub(super) patience: Patience,
+    /// How long the tunnels of an exit have that is dead, or in the way (`DRAIN_TIMEOUT`).
+    pub(super) drain: Duration,
+}
+
+/// Pods by state, for the metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) pending: usize,
+    pub(super) starting: usize,
+    pub(super) ready: usize,
+    pub(super) unready: usize,
+    pub(super) terminating: usize,
+    pub(super) failed: usize,
+    pub(super) foreign: usize,
+}
+
+/// What the leader knows, and its decisions.
+#[derive(Debug)]
+pub(super) struct Brain {
+    pub(super) settings: Settings,
+    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) rng: StdRng,
+    pub(super) snapshot: Snapshot,
+    pub(super) seen: Observations,
+    pub(super) writes: Writes,
+    /// Servers that starts failed on, and when.
+    pub(super) blamed: BTreeMap<String, Duration>,
+    /// Until when no pod is created since a quota is reached, and how often in a row it was.
+    pub(super) quota: Option<(Duration, u32)>,
+    /// Uids of Leases that have been told to be unreadable.
+    unreadable: BTreeSet<String>,
+    stories: Vec<Story>,
+}
+
+impl Brain {
+    /// A leader that knows nothing yet. `rng` decides between servers that are equally good.
+    pub(super) fn new(settings: Settings, catalogue: Arc<Catalogue>, rng: StdRng) -> Self {
+        Self {
+            settings,
+            catalogue,
+            rng,
+            snapshot: Snapshot::default(),
+            seen: Observations::default(),
+            writes: Writes::default(),
+            blamed: BTreeMap::new(),
+            quota: None,
+            unreadable: BTreeSet::new(),
+            stories: Vec::new(),
+        }
+    }
+
+    /// A new server list.
+    pub(super) fn on_catalogue(&mut self, catalogue: Arc<Catalogue>) {
+        self.catalogue = catalogue;
+    }
+
+    /// The watch of pods tells something.
+    pub(super) fn on_pod(&mut self, change: Change<PodFacts>, now: Now) {
+        match self.snapshot.pods.fold(change) {
+            Folded::Nothing => {}
+            Folded::Applied(pod) => self.pod_shown(&pod, now),
+            Folded::Replaced { first } => {
+                let pods: Vec<_> = self.snapshot.pods.iter().map(Arc::clone).collect();
+                for pod in &pods {
+                    self.pod_shown(pod, now);
+                }
+                let uids: BTreeSet<&str> = pods.iter().map(|pod| pod.view.uid.as_str()).collect();
+                self.seen.pods.retain(|uid, _| uids.contains(uid.as_str()));
+                self.writes.pods.relisted();
+                if !first {
+                    self.seen.restart(now.mono);
+                }
+            }
+            Folded::Deleted { name, uid } => {
+                self.writes.pod_gone(&name, &uid);
+                self.seen.pods.remove(&uid);
+                // It may have been what the quota counted.
+                self.quota = None;
+            }
+        }
+    }
+
+    fn pod_shown(&mut self, pod: &Arc<PodFacts>, now: Now) {
+        let view = &pod.view;
+        let made = self.writes.pod_shown(&view.name, &view.uid);
+        let known = made.is_some() || self.seen.pods.contains_key(&view.uid);
+        let first = made.unwrap_or(now.mono);
+        let seen = self.seen.pods.entry(view.uid.clone()).or_insert_with(|| PodSeen::new(first));
+        let begun = seen.update(pod, now.mono);
+        let after = now.mono.saturating_sub(seen.first);
+        if begun
+            && known
+            && let Some(claim) = self.claim_of(pod)
+        {
+            self.tell(Story::Running { pod: pod_ref(pod), claim, after });
+        }
+    }
+
+    /// The watch of claims tells something.
+    pub(super) fn on_claim(&mut self, change: Change<ClaimRecord>, now: Now) {
+        let listed = self.snapshot.claims.is_complete();
+        match self.snapshot.claims.fold(change) {
+            Folded::Nothing => {}
+            Folded::Applied(record) => self.claim_shown(&record, listed, now),
+            Folded::Replaced { first } => {
+                let records: Vec<_> = self.snapshot.claims.iter().map(Arc::clone).collect();
+                self.writes.claims.relisted();
+                if !first {
+                    self.seen.restart(now.mono);
+                }
+                for record in &records {
+                    self.claim_shown(record, false, now);
+                }
+                let uids: BTreeSet<&str> = records.iter().map(|record| record.uid.as_str()).collect();
+                self.seen.claims.retain(|uid, _| uids.contains(uid.as_str()));
+            }
+            // Not yet proof that it is gone: one whose label was removed looks the same.
+            Folded::Deleted { name, uid } => {
+                self.writes.claims.release(&name);
+                self.seen.claims.remove(&uid);
+            }
+        }
+    }
+
+    fn claim_shown(&mut self, record: &ClaimRecord, made: bool, now: Now) {
+        match &record.claim {
+            Ok(claim) => {
+                self.writes.claims.shown(&claim.name, &claim.resource_version);
+                self.seen.claim(claim, made, now);
+            }
+            Err(error) => {
+                if self.unreadable.insert(record.uid.clone()) {
+                    self.tell(Story::Unreadable { error: error.clone() });
+                }
+            }
+        }
+    }
+
+    /// A watch has failed and will be taken up again where it stopped.
+    pub(super) fn on_broken_watch(&mut self, now: Now) {
+        self.seen.watch_broken(now.mono);
+    }
+
+    /// A pod's health server has answered this leader.
+    pub(super) fn on_health(&mut self, uid: &str, health: Health, now: Now) {
+        let Some(pod) = self.snapshot.pods.iter().find(|pod| pod.view.uid == uid).map(Arc::clone) else {
+            return;
+        };
+        if let Some(seen) = self.seen.pods.get_mut(uid) {
+            seen.probe = Some(health);
+            seen.update(&pod, now.mono);
+        }
+    }
+
+    /// An action has ended.
+    pub(super) fn on_result(&mut self, action: &Action, outcome: &Outcome, now: Now) {
+        let mono = now.mono;
+        match action {
+            Action::CreatePod(new) => {
+                self.writes.created(&new.name, outcome, mono);
+                self.created(&new.claim, outcome, mono);
+                if let Ok(Answer::Created { uid }) = outcome {
+                    self.tell(Story::Created {
+                        pod: PodRef { name: new.name.clone(), uid: uid.clone() },
+                        claim: Arc::clone(&new.claim),
+                        server: Arc::clone(&new.server),
+                    });
+                }
+            }
+            Action::FindPod { name } => {
+                self.writes.looked(name, outcome, mono);
+            }
+            Action::DeletePod { name, uid, why } => {
+                self.writes.pods.end(uid, outcome, mono);
+                if outcome.is_ok() {
+                    let pod = PodRef { name: name.clone(), uid: uid.clone() };
+                    self.tell(Story::PodDeleted { pod, why: *why });
+                }
+            }
+            Action::PatchClaim { claim, patch } => {
+                self.writes.claims.end(&claim.name, outcome, mono);
+                if let (Ok(_), ClaimPatch::Reason(reason)) = (outcome, patch) {
+                    self.tell(Story::Told {
+                        claim: Arc::clone(claim),
+                        code: reason.code.clone(),
+                        message: reason.message.clone(),
+                        rejected: reason.kind == ReasonKind::Rejected,
+                    });
+                }
+            }
+            Action::DeleteClaim { claim, unless_changed, why } => {
+                self.claim_deleted(claim, *unless_changed, *why, outcome, mono);
+            }
+            Action::FindClaim { uid, .. } => match outcome {
+                Ok(Answer::Found(Some(found))) if found == uid => self.writes.lookups.end(uid, outcome, mono),
+                Ok(_) | Err(ApiError::NotFound) => self.writes.claim_gone(uid),
+                Err(_) => self.writes.lookups.end(uid, outcome, mono),
+            },
+            Action::ReadLog { uid, .. } | Action::ReadWarning { uid, .. } => {
+                self.writes.pods.release(uid);
+                if let Some(seen) = self.seen.pods.get_mut(uid) {
+                    // Read or not, it is not asked for again.
+                    let cause = if let Ok(Answer::Cause(cause)) = outcome { *cause } else { None };
+                    seen.cause = Some(cause);
+                }
+            }
+        }
+        self.tell_failure(action, outcome);
+    }
+
+    fn created(&mut self, claim: &Claim, outcome: &Outcome, now: Duration) {
+        let error = match outcome {
+            Ok(_) => {
+                self.quota = None;
+                if let Some(seen) = self.seen.claims.get_mut(&claim.uid) {
+                    seen.retry = None;
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        let rejected = |code: &str, message: String| Reason {
+            kind: ReasonKind::Rejected,
+            code: code.to_owned(),
+            message,
+            transition: claim.transition,
+            attempts: attempts(claim).0 + 1,
+            servers: attempts(claim).1.to_vec(),
+        };
+        let class = |class: FailureClass| rejected(class.as_str(), sentence(class).to_owned());
+        let Some(seen) = self.seen.claims.get_mut(&claim.uid) else { return };
+        match error {
+            ApiError::Forbidden(ForbiddenKind::Quota, _) => {
+                self.quota = Some(later(self.quota, now));
+            }
+            ApiError::Forbidden(ForbiddenKind::PodSecurity, _) => {
+                seen.refused = Some(class(FailureClass::PodSecurity));
+            }
+            ApiError::Forbidden(ForbiddenKind::Rights, message) => {
+                let right = missing_right(message).unwrap_or_else(|| "create pods".to_owned());
+                seen.refused =
+                    Some(rejected(code::FORBIDDEN, format!("the gateway's service account may not {right}")));
+            }
+            ApiError::Forbidden(ForbiddenKind::Admission, _) | ApiError::Invalid(_) => {
+                seen.refused = Some(class(FailureClass::Admission));
+            }
+            ApiError::Timeout | ApiError::Unavailable(_) | ApiError::NotFound | ApiError::Conflict => {
+                seen.retry = Some(later(seen.retry, now));
+            }
+            ApiError::AlreadyExists => {}
+        }
+    }
+
+    fn claim_deleted(
+        &mut self,
+        claim: &Arc<Claim>,
+        unless_changed: bool,
+        why: ClaimEnd,
+        outcome: &Outcome,
+        now: Duration,
+    ) {
+        match outcome {
+            Ok(_) => {
+                self.writes.claims.release(&claim.name);
+                self.writes.claim_gone(&claim.uid);
+                self.tell(Story::ClaimDeleted { claim: Arc::clone(claim), why });
+            }
+            // Without a resource version, only another uid conflicts.
+            Err(ApiError::NotFound) => self.writes.claim_gone(&claim.uid),
+            Err(ApiError::Conflict) if !unless_changed => self.writes.claim_gone(&claim.uid),
+            Err(_) => {}
+        }
+        self.writes.claims.end(&claim.name, outcome, now);
+    }
+
+    /// Failures that are not part of the game (a conflict, something already gone).
+    fn tell_failure(&mut self, action: &Action, outcome: &Outcome) {
+        let Err(error) = outcome else { return };
+        if matches!(error, ApiError::Conflict | ApiError::NotFound | ApiError::AlreadyExists) {
+            return;
+        }
+        let (what, name) = match action {
+            Action::CreatePod(new) => ("create pod", &new.name),
+            Action::FindPod { name } => ("get pod", name),
+            Action::DeletePod { name, .. } => ("delete pod", name),
+            Action::PatchClaim { claim, .. } => ("patch lease", &claim.name),
+            Action::DeleteClaim { claim, .. } => ("delete lease", &claim.name),
+            Action::FindClaim { name, .. } => ("get lease", name),
+            Action::ReadLog { pod, .. } => ("get pods/log", pod),
+            Action::ReadWarning { pod, .. } => ("list events", pod),
+        };
+        let name = name.clone();
+        self.tell(Story::CallFailed { what, name, error: error.clone() });
+    }
+
+    /// The pods whose health servers are to be asked: uid and address of each that is the current exit of
+    /// its claim, runs, and is not ready by the kubelet's word.
+    pub(super) fn pods_to_ask(&self) -> Vec<(String, IpAddr)> {
+        let asked = self.snapshot.pods.iter().filter(|pod| {
+            let (view, binding) = (&pod.view, pod.view.binding.as_ref());
+            view.stage == Stage::Running
+                && !view.ready
+                && self
+                    .claim_of(pod)
+                    .is_some_and(|claim| Some(claim.transition) == binding.map(|b| b.transition))
+        });
+        asked.filter_map(|pod| Some((pod.view.uid.clone(), pod.view.ip?))).collect()
+    }
+
+    /// Pods by state.
+    pub(super) fn census(&self) -> Census {
+        let mut census = Census::default();
+        for pod in self.snapshot.pods.iter() {
+            let counter = match (pod.view.binding.is_some(), pod.view.stage) {
+                (false, _) => &mut census.foreign,
+                (true, Stage::Pending) => &mut census.pending,
+                (true, Stage::Terminating) => &mut census.terminating,
+                (true, Stage::Ended) => &mut census.failed,
+                (true, Stage::Running) => match self.seen.pods.get(&pod.view.uid) {
+                    Some(seen) if seen.is_healthy(pod) => &mut census.ready,
+                    Some(seen) if seen.told_up => &mut census.unready,
+                    Some(_) | None => &mut census.starting,
+                },
+            };
+            *counter += 1;
+        }
+        census
+    }
+
+    /// The claim that a pod serves, if it is known.
+    pub(super) fn claim_of(&self, pod: &PodFacts) -> Option<Arc<Claim>> {
+        let binding = pod.view.binding.as_ref()?;
+        let record = self.snapshot.claims.get(&binding.claim).filter(|r| r.uid == binding.claim_uid)?;
+        record.claim.as_ref().ok().map(Arc::clone)
+    }
+
+    pub(super) fn tell(&mut self, story: Story) {
+        self.stories.push(story);
+    }
+
+    /// What there is to tell people since the last time.
+    pub(super) fn take_stories(&mut self) -> Vec<Story> {
+        std::mem::take(&mut self.stories)
+    }
+}
+
+/// A pod's name and uid.
+pub(super) fn pod_ref(pod: &PodFacts) -> PodRef {
+    PodRef { name: pod.view.name.clone(), uid: pod.view.uid.clone() }
+}
+
+/// How many starts in a row have failed, and on which servers: a claim that starts from a good exit has
+/// none.
+pub(super) fn attempts(claim: &Claim) -> (u32, &[String]) {
+    claim.reason.as_ref().map_or((0, &[]), |reason| (reason.attempts, &reason.servers))
+}
+
+/// The next pause of a growing row.
+fn later(last: Option<(Duration, u32)>, now: Duration) -> (Duration, u32) {
+    let (first, longest) = RETRY;
+    let failures = last.map_or(0, |(_, failures)| failures);
+    let pause = first.saturating_mul(2_u32.saturating_pow(failures)).min(longest);
+    (now + pause, failures.saturating_add(1))
+}

@@ -1,0 +1,287 @@
+//! What to do next, from what is known: a pure function of the [`Brain`] and the time. It has the rules
+//! for each claim here, those for its current exit in [`exit`], for older ones in [`drain`], and for who
+//! gets a pod in [`queue`].
+//!
+//! Every condition on time goes through [`Plan::due`], which also notes when it will hold: nothing that
+//! only time brings about can be forgotten.
+
+mod drain;
+mod exit;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::action::{Action, ClaimEnd, Now, PodEnd};
+use super::brain::Brain;
+use super::facts::PodFacts;
+use super::patch::ClaimPatch;
+use super::writes::Held;
+use crate::session::claim::{Claim, ReasonKind};
+use crate::session::pod::{Stage, pod_name};
+
+/// How long a rejected claim stays, so that whoever waits for it reads why, even if his watch has to
+/// list again; and whoever asks again at once is told the same without another start.
+const REJECTED_KEPT: Duration = Duration::from_secs(2);
+
+/// How long a server that a start failed on is avoided where there are others.
+pub(super) const BLAMED: Duration = Duration::from_secs(300);
+
+/// What to do now, and when to look again.
+#[derive(Debug)]
+pub(super) struct Plan {
+    now: Now,
+    /// The actions, in order. They are already taken note of as being on their way.
+    pub(super) actions: Vec<Action>,
+    /// When to plan again if nothing happens before.
+    pub(super) wake: Option<Duration>,
+}
+
+impl Plan {
+    fn new(now: Now) -> Self {
+        Self { now, actions: Vec::new(), wake: None }
+    }
+
+    /// Whether the moment `at` has come; if not, the plan is made again then.
+    fn due(&mut self, at: Duration) -> bool {
+        if at <= self.now.mono {
+            return true;
+        }
+        self.wake_at(Some(at));
+        false
+    }
+
+    fn wake_at(&mut self, at: Option<Duration>) {
+        if let Some(at) = at.filter(|at| *at > self.now.mono) {
+            self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+        }
+    }
+}
+
+/// The pods of one claim, by transition.
+#[derive(Debug, Default)]
+struct Exits(BTreeMap<i32, Arc<PodFacts>>);
+
+impl Exits {
+    fn current(&self, claim: &Claim) -> Option<&Arc<PodFacts>> {
+        self.0.get(&claim.transition)
+    }
+
+    /// Older than the current one, newest first.
+    fn older(&self, claim: &Claim) -> impl Iterator<Item = (i32, &Arc<PodFacts>)> {
+        self.0.range(..claim.transition).rev().map(|(transition, pod)| (*transition, pod))
+    }
+
+    /// Whether there is one that the claim does not know of: then the claim that we know is old.
+    fn is_ahead_of(&self, claim: &Claim) -> bool {
+        self.0.keys().next_back().is_some_and(|newest| *newest > claim.transition)
+    }
+}
+
+impl Brain {
+    /// What to do now. Whatever it says is taken note of as being on its way, so each action must either
+    /// be carried out and its result given to [`Brain::on_result`], or this leader must end.
+    pub(super) fn plan(&mut self, now: Now) -> Plan {
+        let mut plan = Plan::new(now);
+        if !self.snapshot.is_complete() {
+            return plan;
+        }
+        self.forget(now.mono);
+        self.look_for_creations(&mut plan);
+
+        let claims: Vec<Arc<Claim>> = self.snapshot.readable_claims().map(Arc::clone).collect();
+        let mut exits = self.exits();
+        let none = Exits::default();
+        let mut queue = Vec::new();
+        let mut draining = Vec::new();
+        for claim in &claims {
+            let exits = exits.remove(&claim.uid);
+            if self.writes.is_gone(&claim.uid) {
+                self.delete_orphans(exits.as_ref().unwrap_or(&none), &mut plan);
+                continue;
+            }
+            let exits = exits.unwrap_or_default();
+            let busy = match self.writes.claims.state(&claim.name, now.mono) {
+                Held::Free => false,
+                Held::Note(until) => {
+                    plan.wake_at(until);
+                    // Only its place in the queue matters meanwhile.
+                    if self.waits(claim, &exits, &mut plan) {
+                        queue.push(Arc::clone(claim));
+                    }
+                    continue;
+                }
+                Held::Busy(until) => {
+                    plan.wake_at(until);
+                    true
+                }
+            };
+            if busy || exits.is_ahead_of(claim) {
+                continue;
+            }
+            if self.plan_claim(claim, &exits, &mut plan) {
+                queue.push(Arc::clone(claim));
+            }
+            draining.push((Arc::clone(claim), exits));
+        }
+        for (uid, exits) in &exits {
+            self.sweep(uid, exits, &mut plan);
+        }
+        let pressed = self.plan_queue(queue, &mut plan);
+        for (claim, exits) in &draining {
+            self.plan_older(claim, exits, pressed, &mut plan);
+        }
+        plan
+    }
+
+    /// The rules for one claim, save for its older exits. Tells whether it waits for a pod.
+    fn plan_claim(&mut self, claim: &Arc<Claim>, exits: &Exits, plan: &mut Plan) -> bool {
+        match claim.reason.as_ref().map(|reason| reason.kind) {
+            Some(ReasonKind::Rejected) => {
+                self.give_up_pods(exits, plan);
+                let seen = self.seen.claims.get(&claim.uid).and_then(|seen| seen.rejected);
+                if plan.due(seen.unwrap_or(plan.now.mono) + REJECTED_KEPT) {
+                    self.delete_claim(claim, false, ClaimEnd::Rejected, plan);
+                }
+                return false;
+            }
+            Some(ReasonKind::Lost) => {
+                self.give_up_pods(exits, plan);
+                self.reap_if_idle(claim, plan);
+                return false;
+            }
+            Some(ReasonKind::Waiting | ReasonKind::Retrying) | None => {}
+        }
+        match exits.current(claim) {
+            Some(pod) => {
+                let pod = Arc::clone(pod);
+                self.plan_current(claim, &pod, plan);
+                false
+            }
+            None if self.writes.creation(&pod_name(&claim.uid, claim.transition)).is_some() => false,
+            None => self.plan_absent(claim, plan),
+        }
+    }
+
+    /// Whether a claim waits for a pod and somebody wants it, nothing else being the matter with it.
+    fn waits(&self, claim: &Claim, exits: &Exits, plan: &mut Plan) -> bool {
+        let Some(seen) = self.seen.claims.get(&claim.uid) else { return false };
+        exits.current(claim).is_none()
+            && !exits.is_ahead_of(claim)
+            && self.writes.creation(&pod_name(&claim.uid, claim.transition)).is_none()
+            && claim.ready != Some(claim.transition)
+            && seen.refused.is_none()
+            && seen.had_pod.as_ref().is_none_or(|(transition, _)| *transition != claim.transition)
+            && claim
+                .reason
+                .as_ref()
+                .is_none_or(|r| matches!(r.kind, ReasonKind::Waiting | ReasonKind::Retrying))
+            && seen.wanted_until(claim).is_some_and(|until| !plan.due(until))
+    }
+
+    /// Idle: unrenewed for its duration by the clock, and seen so for half of it. Tells whether it goes.
+    fn reap_if_idle(&mut self, claim: &Arc<Claim>, plan: &mut Plan) -> bool {
+        if claim.pinned {
+            return false;
+        }
+        let Some(seen) = self.seen.claims.get(&claim.uid) else { return false };
+        let end = claim.renewed + claim.duration;
+        let by_clock = plan.now.mono + end.duration_since(plan.now.wall).map_or(Duration::ZERO, |left| left);
+        if plan.due(seen.quiet_from(claim).max(by_clock)) {
+            self.delete_claim(claim, true, ClaimEnd::Idle, plan);
+            return true;
+        }
+        false
+    }
+
+    /// Pods whose claim is not there. A look at the API decides, since the watch of claims may be behind.
+    fn sweep(&mut self, claim_uid: &str, exits: &Exits, plan: &mut Plan) {
+        if self.writes.is_gone(claim_uid) {
+            self.delete_orphans(exits, plan);
+            return;
+        }
+        let binding = exits.0.values().find_map(|pod| pod.view.binding.as_ref());
+        let Some(name) = binding.map(|binding| binding.claim.clone()) else { return };
+        if self.snapshot.has_claim(&name, claim_uid) {
+            // A Lease that cannot be read: not ours to judge, and its pods are not orphans.
+            return;
+        }
+        match self.writes.lookups.state(claim_uid, plan.now.mono) {
+            Held::Free => {
+                self.writes.lookups.begin(claim_uid, false);
+                plan.actions.push(Action::FindClaim { name, uid: claim_uid.to_owned() });
+            }
+            Held::Note(until) | Held::Busy(until) => plan.wake_at(until),
+        }
+    }
+
+    fn delete_orphans(&mut self, exits: &Exits, plan: &mut Plan) {
+        for pod in exits.0.values() {
+            self.delete_pod(pod, PodEnd::NoClaim, plan);
+        }
+    }
+
+    fn give_up_pods(&mut self, exits: &Exits, plan: &mut Plan) {
+        for pod in exits.0.values() {
+            self.delete_pod(pod, PodEnd::GivenUp, plan);
+        }
+    }
+
+    fn delete_pod(&mut self, pod: &PodFacts, why: PodEnd, plan: &mut Plan) {
+        if pod.view.stage == Stage::Terminating {
+            return;
+        }
+        let (name, uid) = (pod.view.name.clone(), pod.view.uid.clone());
+        match self.writes.pods.state(&uid, plan.now.mono) {
+            Held::Free => {
+                self.writes.pods.begin(&uid, false);
+                plan.actions.push(Action::DeletePod { name, uid, why });
+            }
+            Held::Note(until) | Held::Busy(until) => plan.wake_at(until),
+        }
+    }
+
+    fn delete_claim(&mut self, claim: &Arc<Claim>, unless_changed: bool, why: ClaimEnd, plan: &mut Plan) {
+        self.writes.claims.begin(&claim.name, false);
+        plan.actions.push(Action::DeleteClaim { claim: Arc::clone(claim), unless_changed, why });
+    }
+
+    fn patch_claim(&mut self, claim: &Arc<Claim>, patch: ClaimPatch, plan: &mut Plan) {
+        let note = matches!(&patch, ClaimPatch::Reason(reason) if reason.kind == ReasonKind::Waiting);
+        self.writes.claims.begin(&claim.name, note);
+        plan.actions.push(Action::PatchClaim { claim: Arc::clone(claim), patch });
+    }
+
+    fn look_for_creations(&mut self, plan: &mut Plan) {
+        let (due, next) = self.writes.due(plan.now.mono);
+        plan.wake_at(next);
+        for name in due {
+            self.writes.looking(&name);
+            plan.actions.push(Action::FindPod { name });
+        }
+    }
+
+    /// The pods that serve claims, by the claim's uid.
+    fn exits(&self) -> BTreeMap<String, Exits> {
+        let mut exits: BTreeMap<String, Exits> = BTreeMap::new();
+        for pod in self.snapshot.pods.iter() {
+            if let Some(binding) = &pod.view.binding {
+                let of_claim = exits.entry(binding.claim_uid.clone()).or_default();
+                of_claim.0.insert(binding.transition, Arc::clone(pod));
+            }
+        }
+        exits
+    }
+
+    /// Drops what no longer matters.
+    fn forget(&mut self, now: Duration) {
+        self.blamed.retain(|_, since| *since + BLAMED > now);
+        let pods = self.snapshot.pods.iter().filter_map(|pod| pod.view.binding.as_ref());
+        let mut uids: BTreeSet<&str> = pods.map(|binding| binding.claim_uid.as_str()).collect();
+        uids.extend(self.snapshot.claims.iter().map(|record| record.uid.as_str()));
+        self.writes.prune(now, &uids);
+    }
+}

@@ -1,0 +1,186 @@
+//! Who gets a pod, and on which server; and what those are told who have to wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rand::RngExt;
+
+use super::{BLAMED, Plan};
+use crate::controller::action::{Action, NewPod};
+use crate::controller::brain::{Brain, attempts};
+use crate::controller::classify::sentence;
+use crate::controller::patch::ClaimPatch;
+use crate::controller::writes::Held;
+use crate::identity::Account;
+use crate::servers::Server;
+use crate::session::FailureClass;
+use crate::session::claim::{Claim, Reason, ReasonKind};
+use crate::session::failure::code;
+use crate::session::pod::pod_name;
+
+/// Claims that may wait for a pod at once, in all and for one account.
+const MAX_WAITING: usize = 256;
+const MAX_WAITING_OF_ACCOUNT: usize = 32;
+
+/// What a claim is given.
+enum Choice {
+    /// This server.
+    Server(Arc<Server>),
+    /// Nothing now: each of its servers is in use by another pod.
+    InUse,
+    /// Nothing ever: the list has no such server.
+    None,
+}
+
+impl Brain {
+    /// Gives pods to claims, oldest first, for as long as there is room. Tells whether the limit leaves
+    /// somebody waiting.
+    pub(super) fn plan_queue(&mut self, mut queue: Vec<Arc<Claim>>, plan: &mut Plan) -> bool {
+        queue.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+        let limit = self.settings.limit;
+        let shown = self.snapshot.pods.iter().filter(|pod| pod.view.is_live()).count();
+        let mut used = shown + self.writes.creations().count();
+        let mut taken = self.servers_in_use();
+        let mut waiting = 0;
+        let mut of_account: BTreeMap<Account, usize> = BTreeMap::new();
+        let mut pressed = false;
+        for claim in queue {
+            let why = match self.refusal_to_all(plan) {
+                Some(quota) => Some(quota),
+                None if used >= limit => {
+                    pressed = true;
+                    Some((code::CAPACITY_FULL, format!("INSTANCE_LIMIT reached: {used} of {limit} pods")))
+                }
+                None if self.catalogue.is_empty() => {
+                    let text = "the server list has not been loaded yet".to_owned();
+                    Some((FailureClass::NoServer.as_str(), text))
+                }
+                None => match self.choose(&claim, &taken, plan) {
+                    Choice::Server(server) => {
+                        if self.may_create(&claim, plan) {
+                            taken.insert(server.hostname.as_str().to_owned());
+                            used += 1;
+                            self.create(&claim, server, plan);
+                        }
+                        continue;
+                    }
+                    Choice::InUse => {
+                        let text = "every server of this place is in use by another exit".to_owned();
+                        Some((code::CAPACITY_FULL, text))
+                    }
+                    Choice::None => {
+                        let class = FailureClass::NoServer;
+                        self.tell_claim(&claim, ReasonKind::Rejected, class.as_str(), sentence(class), plan);
+                        continue;
+                    }
+                },
+            };
+            let Some((code, message)) = why else { continue };
+            let mine = of_account.entry(claim.key.account.clone()).or_default();
+            if waiting >= MAX_WAITING || *mine >= MAX_WAITING_OF_ACCOUNT {
+                let text = if waiting >= MAX_WAITING {
+                    format!("{MAX_WAITING} sessions wait for an exit already")
+                } else {
+                    format!("{MAX_WAITING_OF_ACCOUNT} sessions of this account wait for an exit already")
+                };
+                self.tell_claim(&claim, ReasonKind::Rejected, code::QUEUE_FULL, &text, plan);
+                continue;
+            }
+            waiting += 1;
+            *mine += 1;
+            self.tell_claim(&claim, ReasonKind::Waiting, code, &message, plan);
+        }
+        pressed
+    }
+
+    /// What keeps everyone from getting a pod, beside the limit: a quota. After its pause one pod is tried,
+    /// and the rest follow when that has worked.
+    fn refusal_to_all(&self, plan: &mut Plan) -> Option<(&'static str, String)> {
+        let (until, _) = self.quota?;
+        if plan.due(until) && self.writes.creations().next().is_none() {
+            return None;
+        }
+        Some((code::QUOTA_FULL, "a ResourceQuota of the namespace is reached".to_owned()))
+    }
+
+    /// Whether the claim's last try to create a pod is long enough ago.
+    fn may_create(&self, claim: &Claim, plan: &mut Plan) -> bool {
+        let retry = self.seen.claims.get(&claim.uid).and_then(|seen| seen.retry);
+        retry.is_none_or(|(at, _)| plan.due(at))
+    }
+
+    fn create(&mut self, claim: &Arc<Claim>, server: Arc<Server>, plan: &mut Plan) {
+        let name = pod_name(&claim.uid, claim.transition);
+        self.writes.creating(&name, server.hostname.as_str(), plan.now.mono);
+        plan.actions.push(Action::CreatePod(NewPod { name, claim: Arc::clone(claim), server }));
+    }
+
+    /// Servers that a live pod uses, foreign ones and those being created included.
+    fn servers_in_use(&self) -> BTreeSet<String> {
+        let live = self.snapshot.pods.iter().filter(|pod| pod.view.is_live());
+        let mut taken: BTreeSet<String> = live.flat_map(|pod| pod.servers()).map(str::to_owned).collect();
+        taken.extend(self.writes.creations().map(|creating| creating.server.clone()));
+        taken
+    }
+
+    /// A server for the claim: at random among the best of those that are free. Better is one that has not
+    /// failed in this row of starts, then one that no start has failed on lately.
+    fn choose(&mut self, claim: &Claim, taken: &BTreeSet<String>, plan: &Plan) -> Choice {
+        let tried = attempts(claim).1;
+        let mut any = false;
+        let mut best: (usize, Vec<&Arc<Server>>) = (usize::MAX, Vec::new());
+        for server in self.catalogue.candidates(&claim.key.place) {
+            any = true;
+            let hostname = server.hostname.as_str();
+            if taken.contains(hostname) {
+                continue;
+            }
+            let blamed = self.blamed.get(hostname).is_some_and(|since| *since + BLAMED > plan.now.mono);
+            let rank = match (tried.iter().any(|server| server == hostname), blamed) {
+                (false, false) => 0,
+                (false, true) => 1,
+                (true, _) => 2,
+            };
+            if rank < best.0 {
+                best = (rank, Vec::new());
+            }
+            if rank == best.0 {
+                best.1.push(server);
+            }
+        }
+        let candidates = best.1;
+        if candidates.is_empty() {
+            return if any { Choice::InUse } else { Choice::None };
+        }
+        let at = self.rng.random_range(0..candidates.len());
+        candidates.get(at).map_or(Choice::None, |server| Choice::Server(Arc::clone(server)))
+    }
+
+    /// Tells those who wait for the claim why, unless they know.
+    fn tell_claim(
+        &mut self,
+        claim: &Arc<Claim>,
+        kind: ReasonKind,
+        code: &str,
+        message: &str,
+        plan: &mut Plan,
+    ) {
+        if claim.reason.as_ref().is_some_and(|known| known.kind == kind && known.code == code) {
+            return;
+        }
+        if self.writes.claims.state(&claim.name, plan.now.mono) != Held::Free {
+            return;
+        }
+        let (attempts, servers) = attempts(claim);
+        let reason = Reason {
+            kind,
+            code: code.to_owned(),
+            message: message.to_owned(),
+            transition: claim.transition,
+            // The row of failed starts goes on after the wait.
+            attempts,
+            servers: servers.to_vec(),
+        };
+        self.patch_claim(claim, ClaimPatch::Reason(reason), plan);
+    }
+}

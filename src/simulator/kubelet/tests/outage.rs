@@ -1,0 +1,71 @@
+//! An API server that is away for a while: what happened meanwhile is told when it is back.
+
+use super::*;
+
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+/// A road to the API server that can be closed.
+struct Road {
+    open: watch::Sender<bool>,
+    address: SocketAddr,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Road {
+    async fn to(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (open, is_open) = watch::channel(true);
+        let task = tokio::spawn(async move {
+            let broken = CancellationToken::new();
+            let _broken = broken.clone().drop_guard();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let (server, mut is_open, broken) = (server.clone(), is_open.clone(), broken.clone());
+                tokio::spawn(async move {
+                    let Ok(mut far) = TcpStream::connect(&server).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = is_open.wait_for(|open| !open) => {}
+                        () = broken.cancelled() => {}
+                    }
+                });
+            }
+        });
+        Self { open, address, _task: AbortOnDropHandle::new(task) }
+    }
+}
+
+#[tokio::test]
+async fn what_happens_while_the_api_server_is_away_is_told_afterwards() {
+    let Some(direct) = config().await else { return };
+    let url = direct.cluster_url.clone();
+    let road = Road::to(url.authority().unwrap().to_string()).await;
+    let mut config = direct.clone();
+    let scheme = url.scheme_str().unwrap();
+    config.cluster_url = format!("{scheme}://{}/", road.address).parse().unwrap();
+    let mut lab = Lab::on(config, 140, |_| {}).await;
+    // The tests themselves see the API server all the time.
+    lab.client = Client::try_from(direct).unwrap();
+    for name in ["dies", "deleted", "stays"] {
+        lab.pod(name, "serve").await;
+        lab.until_ready(name).await;
+    }
+    road.open.send_replace(false);
+    assert!(lab.kubelet.kill("dies"));
+    lab.programs.until_running("dies", 0).await;
+    lab.delete("deleted", 0).await;
+    lab.pod("new", "serve").await;
+    let unseen = json!(lab.api::<Pod>().get("dies").await.unwrap());
+    assert_eq!(unseen["status"]["phase"], "Running", "the kubelet cannot tell");
+    assert_eq!(lab.programs.running.borrow().get("deleted"), Some(&1), "the kubelet cannot know");
+    road.open.send_replace(true);
+    assert_eq!(terminated(&lab.until_phase("dies", "Failed").await)["exitCode"], 137);
+    lab.programs.until_running("deleted", 0).await;
+    lab.until_ready("new").await;
+    assert_eq!(lab.programs.running.borrow().get("stays"), Some(&1));
+    assert_eq!(first(&lab.until_ready("stays").await)["restartCount"], 0);
+    lab.end().await;
+}
