@@ -124,8 +124,14 @@ fn configuration(runtime: &Runtime) -> Result<(Config, kube::Config), Failure> {
     }
 }
 
+/// Without a cluster in sight this is about the settings alone: they are also checked where none is.
 fn check() -> Result<u8, Failure> {
-    configuration(&runtime()?)?;
+    let env = Environment::process();
+    if ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"].iter().any(|name| env.get(name).is_some()) {
+        configuration(&runtime()?)?;
+    } else {
+        Config::load(&env).map_err(|mistakes| Failure::new(USAGE, mistakes))?;
+    }
     writeln!(io::stdout(), "the configuration is good")?;
     Ok(0)
 }

@@ -112,9 +112,14 @@ pub(super) fn demo(args: DemoArgs) -> Result<u8, Failure> {
     let (metrics, _logs) = begin(&args.log_level, LogFormat::Text)?;
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
-        let demo = Demo::start(options, Some(metrics)).await?;
+        let demo = tokio::select! {
+            demo = Demo::start(options, Some(metrics)) => demo?,
+            _ = signals.next() => return Ok(0),
+        };
         writeln!(io::stdout(), "{}", demo.banner())?;
-        Ok(until_end(demo.app(), &mut signals).await.code())
+        let exit = until_end(demo.app(), &mut signals).await;
+        unless_told_again(&mut signals, demo.stop()).await;
+        Ok(exit.code())
     })
 }
 
@@ -129,6 +134,15 @@ pub(super) fn simulator(args: SimulatorArgs) -> Result<u8, Failure> {
         }
         writeln!(io::stdout(), "embedded cluster: {}", cluster.client_config().cluster_url)?;
         signals.next().await;
+        unless_told_again(&mut signals, cluster.stop()).await;
         Ok(0)
     })
+}
+
+/// Waits for an end in good order, unless another signal says that there is no time for it.
+async fn unless_told_again(signals: &mut Signals, stopped: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stopped => {}
+        _ = signals.next() => {}
+    }
 }

@@ -154,8 +154,10 @@ impl Control {
         });
         tasks.spawn("users", {
             let (path, authenticator) = (shared.config.users_file.clone(), shared.authenticator.clone());
+            let errors = shared.metrics.reload_errors.with_label_values(&["users"]);
             async move {
-                identity::watch_users(path, authenticator, self.reload_interval).await;
+                let count = move || errors.inc();
+                identity::watch_users(path, authenticator, self.reload_interval, count).await;
             }
         });
         tasks.spawn(
@@ -239,10 +241,13 @@ fn servers(
         Some(Source::Text(_)) | None => None,
     };
     let mut current = shared.catalogue.clone();
+    let errors = shared.metrics.reload_errors.with_label_values(&["servers"]);
     async move {
         let following = async {
             match path {
-                Some(path) => match servers::watch_file(path, catalogue, interval).await {},
+                Some(path) => {
+                    servers::watch_file(path, catalogue, interval, move || errors.inc()).await;
+                }
                 // The sender must live: receivers take its end for that of the process.
                 None => {
                     std::future::pending::<()>().await;

@@ -447,7 +447,8 @@ fn servers(r: &mut Reader<'_>) -> Option<Source> {
 fn destinations(r: &mut Reader<'_>) -> (Vec<String>, Vec<String>) {
     let allow = r.words("ALLOW_DESTINATIONS");
     let deny = r.words("DENY_DESTINATIONS");
-    for DestinationError { setting, entry, why } in Destinations::parse(&allow, &deny).err().into_iter().flatten()
+    for DestinationError { setting, entry, why } in
+        Destinations::parse(&allow, &deny).err().into_iter().flatten()
     {
         r.mistake(
             setting,

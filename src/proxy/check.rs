@@ -44,9 +44,8 @@ struct Check {
 impl Checks {
     /// Sees to it that the exit has been checked once, without waiting for it.
     pub(super) fn in_background(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) {
-        let again = |check: &Check| {
-            check.exit.as_ptr() != Arc::as_ptr(exit) || check.begun.elapsed() >= AGAIN
-        };
+        let again =
+            |check: &Check| check.exit.as_ptr() != Arc::as_ptr(exit) || check.begun.elapsed() >= AGAIN;
         let due = self.lock().get(&exit.uid).is_none_or(again);
         if due {
             self.begin(exit, timings);
@@ -90,7 +89,8 @@ impl Checks {
 }
 
 async fn check_now(exit: &Exit, timings: &Timings) -> Verdict {
-    let alive = match tokio::time::timeout(timings.check, reaches(exit, &timings.check_target, timings)).await {
+    let alive = match tokio::time::timeout(timings.check, reaches(exit, &timings.check_target, timings)).await
+    {
         Ok(alive) => alive,
         Err(_) => false,
     };

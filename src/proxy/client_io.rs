@@ -150,10 +150,9 @@ impl AsyncWrite for ClientIo {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
         let linger = this.linger;
-        let closing = this.closing.get_or_insert_with(|| Closing {
-            until: Box::pin(tokio::time::sleep(linger)),
-            left: 64 * 1024,
-        });
+        let closing = this
+            .closing
+            .get_or_insert_with(|| Closing { until: Box::pin(tokio::time::sleep(linger)), left: 64 * 1024 });
         loop {
             let mut bytes = [0; 2048];
             let mut read = ReadBuf::new(&mut bytes);

@@ -30,7 +30,12 @@ const MAX_REFUSED: u32 = 2;
 const LINGER_BYTES: usize = 64 * 1024;
 
 /// Serves a client until its connection is closed.
-pub(super) async fn serve(thread: Rc<Thread>, stream: TcpStream, client: SocketAddr, connection: Rc<Connection>) {
+pub(super) async fn serve(
+    thread: Rc<Thread>,
+    stream: TcpStream,
+    client: SocketAddr,
+    connection: Rc<Connection>,
+) {
     // Boxed, so that an open tunnel does not hold the room that opening it took.
     match Box::pin(begin(&thread, stream, client, &connection)).await {
         Next::Closed => {}
@@ -284,7 +289,13 @@ enum Sent {
     No,
 }
 
-async fn send(thread: &Thread, stream: &TcpStream, error: &ProxyError, mut record: Record, close: bool) -> Sent {
+async fn send(
+    thread: &Thread,
+    stream: &TcpStream,
+    error: &ProxyError,
+    mut record: Record,
+    close: bool,
+) -> Sent {
     let bytes = response::error_bytes(error, record.id, close);
     let sent = timeout(thread.shared.timings.head, write_all(stream, &bytes)).await;
     if !matches!(sent, Ok(Ok(()))) {
@@ -406,7 +417,9 @@ impl From<HeadError> for ProxyError {
     fn from(error: HeadError) -> Self {
         match error {
             HeadError::TooManyFields => Self::new(Code::HeadTooLarge, "the request's head is too large"),
-            HeadError::Malformed(why) => Self::new(Code::NotAProxyRequest, format!("not a request that a proxy takes: {why}")),
+            HeadError::Malformed(why) => {
+                Self::new(Code::NotAProxyRequest, format!("not a request that a proxy takes: {why}"))
+            }
         }
     }
 }

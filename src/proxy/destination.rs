@@ -46,7 +46,8 @@ const DENIED_SUFFIXES: &[(&str, &str)] = &[
 
 /// Ends of private domains: a name with the label `svc` before one of them is of a cluster with a
 /// domain of its own. Any `*.svc.*` would also refuse `*.svc.ms`, which Microsoft serves from.
-const PRIVATE_ENDS: &[&str] = &[".local", ".localdomain", ".internal", ".intern", ".lan", ".home.arpa", ".corp"];
+const PRIVATE_ENDS: &[&str] =
+    &[".local", ".localdomain", ".internal", ".intern", ".lan", ".home.arpa", ".corp"];
 
 /// The decision on destinations, from the settings.
 #[derive(Clone, Debug, Default)]
@@ -228,8 +229,10 @@ impl From<Refusal> for ProxyError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Denied { rule, address } => {
-                let error =
-                    Self::new(Code::DestinationDenied, format!("the destination is refused: it belongs to {rule}"));
+                let error = Self::new(
+                    Code::DestinationDenied,
+                    format!("the destination is refused: it belongs to {rule}"),
+                );
                 if address { Self { proxy_status: "destination_ip_prohibited", ..error } } else { error }
             }
             Refusal::Loop => Self::new(Code::ProxyLoop, "the destination is this gateway itself"),

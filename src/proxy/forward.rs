@@ -108,10 +108,16 @@ pub(super) async fn forward(
 ) -> Result<Reply, ProxyError> {
     let admitted = admit(thread, credentials(thread, request.headers()), record).await?;
     if request.uri().scheme().is_none() {
-        return Err(ProxyError::new(Code::NotAProxyRequest, "this is a request for a web server, not for a proxy"));
+        return Err(ProxyError::new(
+            Code::NotAProxyRequest,
+            "this is a request for a web server, not for a proxy",
+        ));
     }
     if let Some(why) = headers::framing_fault(request.headers()) {
-        return Err(ProxyError::new(Code::NotAProxyRequest, format!("the request is framed in two ways: {why}")));
+        return Err(ProxyError::new(
+            Code::NotAProxyRequest,
+            format!("the request is framed in two ways: {why}"),
+        ));
     }
     let target = check_target(thread, Target::http(request.uri()), || client.local, record)?;
 
@@ -141,21 +147,20 @@ pub(super) async fn forward(
     let Opened { grant, tunnel } = hold.open(thread, grant, &target, record).await?;
     let wire = Wire::open(thread, &grant.exit, tunnel).await.map_err(|_| no_answer(&target))?;
     let sent = Rc::new(Cell::new(empty));
-    let body = if empty {
-        RequestBody::Empty
-    } else {
-        RequestBody::Client { incoming, done: Rc::clone(&sent) }
-    };
+    let body =
+        if empty { RequestBody::Empty } else { RequestBody::Client { incoming, done: Rc::clone(&sent) } };
     let key = Key::new(&grant.session, &grant.exit, &target);
     let request = Request::from_parts(parts, body);
-    let (response, lease) =
-        send(wire, key, grant, request, sent, record).await.map_err(|unanswered| unanswered.error(&target))?;
+    let (response, lease) = send(wire, key, grant, request, sent, record)
+        .await
+        .map_err(|unanswered| unanswered.error(&target))?;
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     match protocol {
         Some(protocol) if switched => Ok(Reply { response, lease, switch: Some((protocol, on_upgrade)) }),
-        Some(_) | None if switched => {
-            Err(ProxyError::new(Code::UpstreamError, "the destination switched protocols without being asked"))
-        }
+        Some(_) | None if switched => Err(ProxyError::new(
+            Code::UpstreamError,
+            "the destination switched protocols without being asked",
+        )),
         Some(_) | None => Ok(Reply { response, lease, switch: None }),
     }
 }
@@ -259,7 +264,12 @@ impl Reply {
         record.on_drop = Outcome::ClientReset;
         match switch {
             None => response.map(|incoming| {
-                Body::Relayed(Box::new(Relayed { incoming, thread, flow: Some((lease, record)), _turn: turn }))
+                Body::Relayed(Box::new(Relayed {
+                    incoming,
+                    thread,
+                    flow: Some((lease, record)),
+                    _turn: turn,
+                }))
             }),
             Some((protocol, on_upgrade)) => {
                 headers::set_upgrade(response.headers_mut(), protocol);
@@ -282,7 +292,8 @@ fn switch_protocols(
     let origin = hyper::upgrade::on(response);
     let client = Rc::clone(client);
     tokio::task::spawn_local(async move {
-        let (Some((stream, early)), Some(tunnel)) = (client_side(on_upgrade).await, origin_side(origin).await)
+        let (Some((stream, early)), Some(tunnel)) =
+            (client_side(on_upgrade).await, origin_side(origin).await)
         else {
             record.finish(Outcome::ClientGone);
             return;
@@ -374,7 +385,8 @@ impl HttpBody for Body {
                 }
             }
             Poll::Ready(Some(Err(_))) => {
-                let gone = relayed.flow.as_ref().is_some_and(|(lease, _)| lease.grant.exit.gone.is_cancelled());
+                let gone =
+                    relayed.flow.as_ref().is_some_and(|(lease, _)| lease.grant.exit.gone.is_cancelled());
                 relayed.finish(if gone { Outcome::ExitGone } else { Outcome::UpstreamReset });
             }
             Poll::Pending => {}

@@ -59,19 +59,26 @@ impl Refusal {
     /// What the client is told.
     pub(super) fn error(self, target: &Target) -> ProxyError {
         match self {
-            Self::NoSuchHost => {
-                ProxyError::new(Code::UpstreamDns, format!("no such host as seen from the exit: {}", target.host()))
-            }
+            Self::NoSuchHost => ProxyError::new(
+                Code::UpstreamDns,
+                format!("no such host as seen from the exit: {}", target.host()),
+            ),
             Self::Resolver => ProxyError::new(
                 Code::UpstreamDns,
                 format!("the exit's resolver has no answer for {}", target.host()),
             ),
-            Self::Refused => ProxyError::new(Code::UpstreamRefused, format!("{target} refused the connection")),
+            Self::Refused => {
+                ProxyError::new(Code::UpstreamRefused, format!("{target} refused the connection"))
+            }
             Self::Timeout => {
                 ProxyError::new(Code::UpstreamTimeout, format!("{target} did not answer the exit in time"))
             }
-            Self::NoRoute => ProxyError::new(Code::UpstreamError, format!("the exit has no route to {target}")),
-            Self::Other => ProxyError::new(Code::UpstreamError, format!("the exit cannot connect to {target}")),
+            Self::NoRoute => {
+                ProxyError::new(Code::UpstreamError, format!("the exit has no route to {target}"))
+            }
+            Self::Other => {
+                ProxyError::new(Code::UpstreamError, format!("the exit cannot connect to {target}"))
+            }
             Self::Protocol => ProxyError::new(
                 Code::ExitProtocol,
                 "the exit's proxy refuses the gateway; it is being replaced",

@@ -11,10 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::Shared;
 use super::connection;
 use super::socket;
 use super::thread::{Connection, Thread};
-use super::Shared;
 use crate::drain::Phase;
 
 /// First pause of accepting when no file is left.

@@ -52,7 +52,6 @@ mod thread;
 mod upstream;
 mod wish;
 
-
 pub use destination::{DestinationError, Destinations};
 pub use error::{ALL_CODES, Code, ProxyError};
 
@@ -183,7 +182,8 @@ pub struct Proxy {
 /// When a thread or its runtime cannot be made.
 pub fn start(config: &Config, listeners: Listeners, deps: Deps) -> io::Result<Proxy> {
     let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown } = deps;
-    let shared = Shared::new(config, Arc::new(sessions), authenticator, catalogue, destinations, metrics, shutdown)?;
+    let shared =
+        Shared::new(config, Arc::new(sessions), authenticator, catalogue, destinations, metrics, shutdown)?;
     serve(Arc::new(shared), listeners)
 }
 

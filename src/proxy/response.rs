@@ -157,8 +157,10 @@ impl Established<'_> {
             ("X-Gateway-Wait-Ms", Cow::Owned(self.waited.as_millis().to_string())),
         ];
         if let Some(expires) = self.expires {
-            fields
-                .push(("X-Gateway-Session-Expires", Cow::Owned(humantime::format_rfc3339_seconds(expires).to_string())));
+            fields.push((
+                "X-Gateway-Session-Expires",
+                Cow::Owned(humantime::format_rfc3339_seconds(expires).to_string()),
+            ));
         }
         fields
     }
@@ -182,11 +184,8 @@ impl Established<'_> {
             self.waited.as_millis()
         );
         if let Some(expires) = self.expires {
-            let _ = write!(
-                out,
-                "X-Gateway-Session-Expires: {}\r\n",
-                humantime::format_rfc3339_seconds(expires)
-            );
+            let _ =
+                write!(out, "X-Gateway-Session-Expires: {}\r\n", humantime::format_rfc3339_seconds(expires));
         }
         out.push_str("\r\n");
         out.into_bytes()
@@ -257,7 +256,9 @@ mod tests {
                 );
                 let length: usize = field(&fields, "content-length").unwrap().parse().unwrap();
                 assert!(length < 1024 && bytes.ends_with(b"}\n"));
-                assert!(length == bytes.len() - (bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4));
+                assert!(
+                    length == bytes.len() - (bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4)
+                );
                 assert_eq!(json["error"], code.as_str());
                 assert_eq!(json["request_id"], "0123456789abcdef");
                 assert!(message.starts_with(json["message"].as_str().unwrap()));

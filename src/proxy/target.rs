@@ -253,7 +253,9 @@ mod tests {
 
     #[test]
     fn names_stay_as_they_are() {
-        for text in ["example.com:443", "EXAMPLE.com.:80", "a_b-c.d:1", "xn--mlm-ula.example:65535", "1a.b2:9"] {
+        for text in
+            ["example.com:443", "EXAMPLE.com.:80", "a_b-c.d:1", "xn--mlm-ula.example:65535", "1a.b2:9"]
+        {
             assert_eq!(target(text), Ok(text.to_owned()));
         }
         let target = Target::authority("Example.com:443").unwrap();

@@ -142,8 +142,8 @@ async fn converse(
             Err(Failure::Protocol(Refusal::Protocol.error(target)))
         }
         Ok(Answer::Refused(refusal)) => {
-            let dead = refusal.may_be_dead()
-                && shared.checks.verdict(exit, &shared.timings).await == Verdict::Dead;
+            let dead =
+                refusal.may_be_dead() && shared.checks.verdict(exit, &shared.timings).await == Verdict::Dead;
             Err(if dead { Failure::Dead } else { Failure::Answer(refusal.error(target)) })
         }
     }

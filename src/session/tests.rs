@@ -47,9 +47,8 @@ impl World {
         self.version += 1;
         lease.metadata.uid = Some(UID.to_owned());
         lease.metadata.resource_version = Some(self.version.to_string());
-        lease.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-            k8s_openapi::jiff::Timestamp::now(),
-        ));
+        lease.metadata.creation_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()));
         change(&mut lease);
         let claim = Claim::read(&lease).unwrap();
         self.shared.index().apply_claim(&self.shared.table, claim, true);
@@ -268,7 +267,11 @@ async fn too_many_waiters_are_told_so_at_once() {
 #[tokio::test(start_paused = true)]
 async fn what_the_leader_says_wakes_those_who_wait() {
     for (kind, code, expected) in [
-        (ReasonKind::Rejected, "queue_full", AcquireError::QueueFull { message: "because of queue_full".into() }),
+        (
+            ReasonKind::Rejected,
+            "queue_full",
+            AcquireError::QueueFull { message: "because of queue_full".into() },
+        ),
         (
             ReasonKind::Rejected,
             "image_pull",
@@ -282,7 +285,8 @@ async fn what_the_leader_says_wakes_those_who_wait() {
         let mut world = World::new();
         world.claim();
         let sessions = world.sessions.clone();
-        let waiter = tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await });
+        let waiter =
+            tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await });
         while world.sessions.waiting() == 0 {
             tokio::task::yield_now().await;
         }

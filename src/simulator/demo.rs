@@ -1,5 +1,5 @@
-//! The demo: the gateway and an embedded cluster in one process, with an account, a VPN key and a server
-//! list of its own, so that nothing needs to be installed or configured. Run by `main`.
+//! The demo: the gateway and an embedded cluster in one process, with an account and a server list of its
+//! own, so that nothing needs to be installed or configured. Run by `main`.
 
 use std::fmt::Write as _;
 use std::fs::{DirBuilder, OpenOptions};
@@ -10,27 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use k8s_openapi::api::core::v1::Secret as KubeSecret;
-use kube::api::{Api, PostParams};
-
 use super::cluster::{Cluster, ClusterError, ClusterOptions};
+use super::gluetun::SERVERS_JSON;
 use crate::app::{App, AppError, Options};
 use crate::config::{Config, ConfigError, Environment};
 use crate::identity::{PasswordError, hash_password};
 use crate::metrics::Metrics;
 
-/// The demo's servers.
-const SERVERS: &str = include_str!("servers.json");
-
-/// The demo's namespace: the gateway's default one.
-const NAMESPACE: &str = "gluetun-system";
-
 /// The demo's account, and its password.
 const USER: &str = "demo";
-
-/// How long the cluster may take to store the VPN key.
-const SEED: Duration = Duration::from_secs(10);
 
 /// What the demo is started with.
 #[derive(Clone, Debug)]
@@ -63,9 +51,6 @@ pub enum DemoError {
     /// The embedded cluster cannot start.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The VPN key cannot be stored in the embedded cluster.
-    #[error("cannot store the VPN key in the embedded cluster: {0}")]
-    Seed(String),
     /// The account's password cannot be hashed.
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -84,7 +69,6 @@ pub struct Demo {
     kubeconfig: PathBuf,
     idle_timeout: Duration,
     instance_limit: usize,
-    /// Last, so that the gateway ends before what it runs on.
     cluster: Cluster,
     _dir: OwnDir,
 }
@@ -97,10 +81,10 @@ impl Demo {
     /// As [`DemoError`] says.
     pub async fn start(options: DemoOptions, metrics: Option<Arc<Metrics>>) -> Result<Self, DemoError> {
         let dir = OwnDir::create()?;
+        let namespace = options.cluster.namespace.clone();
         let cluster = Cluster::start(options.cluster).await?;
         let kubeconfig = options.kubeconfig_out.unwrap_or_else(|| dir.0.join("kubeconfig"));
         write_private(&kubeconfig, &cluster.kubeconfig())?;
-        store_key(cluster.client_config()).await?;
         let users = dir.0.join("users");
         write_private(&users, &format!("{USER}:{}\n", hash_password(USER)?))?;
 
@@ -109,20 +93,19 @@ impl Demo {
             ("ADMIN_ADDR", options.admin_addr.to_string()),
             ("GATEWAY_URL", format!("http://{}", options.proxy_addr)),
             ("USERS_FILE", users.display().to_string()),
-            ("K8S_NAMESPACE", NAMESPACE.to_owned()),
+            ("K8S_NAMESPACE", namespace),
             ("POD_NAME", "gluetun-gateway-demo".to_owned()),
             ("IDLE_TIMEOUT", humantime::format_duration(options.idle_timeout).to_string()),
             ("INSTANCE_LIMIT", options.instance_limit.to_string()),
-            ("SERVERS_JSON", SERVERS.to_owned()),
+            ("SERVERS_JSON", SERVERS_JSON.to_owned()),
             // Whoever ends it waits for it.
             ("DRAIN_DELAY", "0s".to_owned()),
             ("DRAIN_TIMEOUT", "2s".to_owned()),
         ]);
         let config = Config::load(&env)?;
         let (idle_timeout, instance_limit) = (config.idle_timeout, config.instance_limit);
-        let app =
-            App::start_with(config, cluster.client_config(), Options { metrics, ..Options::default() })
-                .await?;
+        let app = App::start_with(config, cluster.client_config(), Options { metrics, ..Options::default() })
+            .await?;
         app.ready().await;
         Ok(Self { app, kubeconfig, idle_timeout, instance_limit, cluster, _dir: dir })
     }
@@ -135,6 +118,12 @@ impl Demo {
     /// The embedded cluster.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Ends the cluster, once the gateway has ended ([`App::wait`]); the gateway first, if it has not.
+    pub async fn stop(self) {
+        drop(self.app);
+        self.cluster.stop().await;
     }
 
     /// What to tell whoever has started it.
@@ -192,27 +181,6 @@ impl Demo {
              Ctrl-C ends it.\n"
         );
         text
-    }
-}
-
-/// Stores a VPN key as the operator of a real cluster does. It opens no VPN.
-async fn store_key(config: kube::Config) -> Result<(), DemoError> {
-    let failed = |error: &dyn std::fmt::Display| DemoError::Seed(error.to_string());
-    let key: [u8; 32] = rand::random();
-    let key = base64::engine::general_purpose::STANDARD.encode(key);
-    let secret: KubeSecret = serde_json::from_value(serde_json::json!({
-        "metadata": { "name": "gluetun-wireguard-credentials" },
-        "stringData": { "wireguard-private-key": key, "wireguard-addresses": "10.64.0.2/32" },
-    }))
-    .map_err(|error| failed(&error))?;
-    let client = kube::Client::try_from(config).map_err(|error| failed(&error))?;
-    let secrets: Api<KubeSecret> = Api::namespaced(client, NAMESPACE);
-    let params = PostParams::default();
-    match tokio::time::timeout(SEED, secrets.create(&params, &secret)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => Ok(()),
-        Ok(Err(error)) => Err(failed(&error)),
-        Err(error) => Err(failed(&error)),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Nothing of the gateway knows that it is simulated.
 
 pub mod api;
+pub mod cluster;
 pub mod container;
+pub mod demo;
 pub mod gluetun;
 pub mod kubelet;

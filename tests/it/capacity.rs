@@ -106,7 +106,11 @@ async fn a_reached_quota_is_capacity_too() {
     use gluetun_gateway::simulator::api::{Match, Refusal, Verb};
     let world = World::embedded().await;
     let gateway = world.gateway(&[]).await;
-    let rule = world.api().faults().fail_next(u64::MAX, Match::on(Verb::Create, "pods"), Refusal::quota("x", "pods", 3));
+    let rule = world.api().faults().fail_next(
+        u64::MAX,
+        Match::on(Verb::Create, "pods"),
+        Refusal::quota("x", "pods", 3),
+    );
     let full = gateway.connect("demo-country-se-wait-1s", "whoami.test:80").await.unwrap_err();
     assert_eq!((full.status, full.code()), (503, "capacity_full"), "{}", full.text());
     // Waited for: as soon as the quota lets a pod in, the request goes on.

@@ -21,7 +21,10 @@ async fn losing_the_api_server_changes_nothing_for_sessions_that_have_an_exit() 
     assert_eq!((answer.status, answer.code()), (503, "control_plane_unavailable"), "{}", answer.text());
     world.api().faults().set_down_for("gateway-1", false);
     // New sessions work again, and the old one was not reaped though nobody could renew it.
-    eventually("new sessions", || async { gateway.connect("demo-country-de", "whoami.test:80").await.is_ok() }).await;
+    eventually("new sessions", || async {
+        gateway.connect("demo-country-de", "whoami.test:80").await.is_ok()
+    })
+    .await;
     assert_eq!(gateway.exit("demo-country-se").await.pod, first.pod);
     assert_eq!(tunnel.echo(b"unbroken").await, b"unbroken");
 }
@@ -50,7 +53,11 @@ async fn a_missing_right_is_named() {
 async fn pod_security_that_refuses_the_pod_is_a_failed_start() {
     let world = World::embedded().await;
     let gateway = world.gateway(&[]).await;
-    world.api().faults().fail_next(u64::MAX, Match::on(Verb::Create, "pods"), Refusal::pod_security("gluetun-x"));
+    world.api().faults().fail_next(
+        u64::MAX,
+        Match::on(Verb::Create, "pods"),
+        Refusal::pod_security("gluetun-x"),
+    );
     let answer = gateway.connect("demo-country-se", "whoami.test:80").await.unwrap_err();
     assert_eq!((answer.status, answer.code()), (502, "start_failed"), "{}", answer.text());
     assert!(answer.text().contains("pod_security"), "{}", answer.text());
@@ -62,10 +69,10 @@ async fn creations_that_fail_or_take_effect_unseen_make_one_pod() {
     let world = World::embedded().await;
     let gateway = world.gateway(&[]).await;
     for (n, effect) in [
-        Effect::Refuse { refusal: Refusal::internal() },
-        Effect::ApplyThenRefuse { refusal: Refusal::unavailable() },
-        Effect::ApplyThenClose,
-        Effect::Close,
+        Effect::Fail(Refusal::internal()),
+        Effect::ApplyThenFail(Refusal::unavailable()),
+        Effect::ApplyThenCut,
+        Effect::Cut,
     ]
     .into_iter()
     .enumerate()
@@ -93,13 +100,15 @@ async fn watches_that_break_expire_or_lag_lose_nothing() {
     // Claims lag behind pods, then pods behind claims.
     for (session, resource) in [("c", "leases"), ("d", "pods")] {
         faults.stall_watches(&WatchFilter::of(resource).from_agent("gateway-1"));
-        let held = gateway.exit(&format!("demo-country-us-session-{session}"));
+        let user = format!("demo-country-us-session-{session}");
+        let held = gateway.exit(&user);
         let release = async {
             eventually("the request to be held", || async {
                 gateway.metric("gluetun_gateway_waiters", "").await == 1.0
             })
             .await;
-            eventually("its claim", || async { world.claim_list().await.iter().any(|l| named(l, session)) }).await;
+            eventually("its claim", || async { world.claim_list().await.iter().any(|l| named(l, session)) })
+                .await;
             faults.release_watches(&WatchFilter::all());
         };
         let (seen, ()) = tokio::join!(held, release);

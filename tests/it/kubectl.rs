@@ -31,7 +31,18 @@ async fn everyday_verbs_work_and_events_tell_the_story() {
     let pod = seen.pod.as_str();
 
     let table = prints(&world, &["get", "pods,leases", "-o", "wide"]).await;
-    for word in ["NAME", "READY", "STATUS", "1/1", "Running", pod, seen.server.as_str(), "HOLDER", "gw-", "country-se"] {
+    for word in [
+        "NAME",
+        "READY",
+        "STATUS",
+        "1/1",
+        "Running",
+        pod,
+        seen.server.as_str(),
+        "HOLDER",
+        "gw-",
+        "country-se",
+    ] {
         assert!(table.contains(word), "{word}: {table}");
     }
     prints(&world, &["wait", "--for=condition=Ready", "--timeout=20s", &format!("pod/{pod}")]).await;
@@ -40,7 +51,10 @@ async fn everyday_verbs_work_and_events_tell_the_story() {
         ["Scheduled", "Started", "ExitReady"].iter().all(|word| story.contains(word))
     })
     .await;
-    assert!(prints(&world, &["logs", pod]).await.contains("Gluetun") || prints(&world, &["logs", pod]).await.contains("INFO"));
+    assert!(
+        prints(&world, &["logs", pod]).await.contains("Gluetun")
+            || prints(&world, &["logs", pod]).await.contains("INFO")
+    );
     prints(&world, &["label", "pod", pod, "team=red"]).await;
     prints(&world, &["annotate", "pod", pod, "note=kept"]).await;
     let yaml = prints(&world, &["get", "pod", pod, "-o", "yaml"]).await;

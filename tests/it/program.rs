@@ -60,5 +60,8 @@ async fn a_changed_users_file_counts_within_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_version_is_told() {
     let output = run(&Default::default(), &["--version"]).await;
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("gluetun-gateway {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("gluetun-gateway {}\n", env!("CARGO_PKG_VERSION"))
+    );
 }

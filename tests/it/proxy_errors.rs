@@ -28,7 +28,7 @@ async fn bad_input_gets_its_code_and_makes_nothing() {
     let cases: &[(&str, &str, u16, &str, &str)] = &[
         // user, target, status, code, a word of the message or hint
         ("demo-country-swden", "a.test:80", 400, "no_such_country", "se"),
-        ("demo-country-de-city-paris", "a.test:80", 400, "no_such_city", "France"),
+        ("demo-country-de-city-paris", "a.test:80", 400, "no_such_city", "country-fr-city-paris"),
         ("demo-country-se-city-malmoe", "a.test:80", 400, "no_such_city", "malmo"),
         ("demo-server-se-xxx-wg-999", "a.test:80", 400, "no_such_server", "server"),
         ("demo-contry-se", "a.test:80", 400, "bad_parameter", "country"),
@@ -52,7 +52,12 @@ async fn bad_input_gets_its_code_and_makes_nothing() {
     ];
     for (user, target, status, code, word) in cases {
         let answer = gateway.connect(user, target).await.expect_err(user);
-        assert_eq!((answer.status, answer.code()), (*status, *code), "{user} {target}: {answer:?} {}", answer.text());
+        assert_eq!(
+            (answer.status, answer.code()),
+            (*status, *code),
+            "{user} {target}: {answer:?} {}",
+            answer.text()
+        );
         check_shape(&answer);
         assert!(answer.text().contains(word), "{user} {target}: wanted {word:?} in {}", answer.text());
     }
@@ -109,7 +114,8 @@ async fn what_is_no_proxy_request_is_told_where_to_go() {
     let credentials = basic("demo-country-se", PASSWORD);
     let cases: Vec<(Vec<u8>, u16, &str)> = vec![
         (
-            format!("GET / HTTP/1.1\r\nHost: gateway\r\nProxy-Authorization: {credentials}\r\n\r\n").into_bytes(),
+            format!("GET / HTTP/1.1\r\nHost: gateway\r\nProxy-Authorization: {credentials}\r\n\r\n")
+                .into_bytes(),
             400,
             "not_a_proxy_request",
         ),
@@ -121,7 +127,11 @@ async fn what_is_no_proxy_request_is_told_where_to_go() {
             400,
             "bad_target",
         ),
-        (format!("CONNECT a.test:80 HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(40_000)).into_bytes(), 431, "head_too_large"),
+        (
+            format!("CONNECT a.test:80 HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(40_000)).into_bytes(),
+            431,
+            "head_too_large",
+        ),
     ];
     for (request, status, code) in cases {
         let answer = raw(gateway.proxy, &request).await;

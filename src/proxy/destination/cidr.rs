@@ -18,16 +18,19 @@ impl Cidr {
         };
         let first: IpAddr = address.parse().map_err(|_| "the part before '/' is no address")?;
         let most = if first.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
-            None => most,
-            Some(bits) => bits
-                .parse()
-                .ok()
-                .filter(|n| *n <= most && !bits.starts_with('+'))
-                .ok_or("the part after '/' must be a number of bits, at most 32 for IPv4 and 128 for IPv6")?,
-        };
+        let bits =
+            match bits {
+                None => most,
+                Some(bits) => bits.parse().ok().filter(|n| *n <= most && !bits.starts_with('+')).ok_or(
+                    "the part after '/' must be a number of bits, at most 32 for IPv4 and 128 for IPv6",
+                )?,
+            };
         let block = Self { first, bits };
-        if block.mask(first) == first { Ok(block) } else { Err("bits are set behind the prefix: write its first address") }
+        if block.mask(first) == first {
+            Ok(block)
+        } else {
+            Err("bits are set behind the prefix: write its first address")
+        }
     }
 
     /// Whether the block has the address.
@@ -129,7 +132,9 @@ mod tests {
     #[test]
     fn blocks_are_read_and_matched_to_the_bit() {
         let block = Cidr::parse("10.32.0.0/11").unwrap();
-        for (ip, inside) in [("10.32.0.0", true), ("10.63.255.255", true), ("10.64.0.0", false), ("10.31.255.255", false)] {
+        for (ip, inside) in
+            [("10.32.0.0", true), ("10.63.255.255", true), ("10.64.0.0", false), ("10.31.255.255", false)]
+        {
             assert_eq!(block.contains(ip.parse().unwrap()), inside, "{ip}");
         }
         assert!(Cidr::parse("0.0.0.0/0").unwrap().contains("255.1.2.3".parse().unwrap()));
@@ -137,7 +142,17 @@ mod tests {
         assert!(Cidr::parse("::/0").unwrap().contains("ff02::1".parse().unwrap()));
         assert!(Cidr::parse("fd00::/8").unwrap().contains("fdff::1".parse().unwrap()));
         assert!(Cidr::parse("1.2.3.4").unwrap().contains("1.2.3.4".parse().unwrap()));
-        for bad in ["10.0.0.1/8", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/+8", "10.0.0.0/-1", "10.0/8", "/8", "x/8"] {
+        for bad in [
+            "10.0.0.1/8",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/-1",
+            "10.0/8",
+            "/8",
+            "x/8",
+        ] {
             assert!(Cidr::parse(bad).is_err(), "{bad}");
         }
     }

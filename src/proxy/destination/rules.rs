@@ -28,7 +28,11 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Reads the entries of a setting; what cannot be read is added to `errors`.
-    pub(super) fn parse(setting: &'static str, entries: &[String], errors: &mut Vec<DestinationError>) -> Self {
+    pub(super) fn parse(
+        setting: &'static str,
+        entries: &[String],
+        errors: &mut Vec<DestinationError>,
+    ) -> Self {
         let mut rules = Self::default();
         for entry in entries.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty()) {
             if let Err(why) = rules.add(entry) {

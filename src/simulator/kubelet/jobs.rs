@@ -1,5 +1,5 @@
 //! A job controller: makes the pods of jobs, counts how they end, and finishes the jobs. Serial, so
-//! that no two steps of one job cross; what to do is decided by the pure [`plan`]. Jobs run their pods
+//! that no two steps of one job cross; what to do is decided by the pure [`plan::plan`]. Jobs run their pods
 //! without an index (`completionMode: NonIndexed`).
 
 mod plan;

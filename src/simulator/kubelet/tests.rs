@@ -1,5 +1,5 @@
-//! The kubelet against an API server: a real one where `KUBECONFIG_TEST` names a kubeconfig.
-//! Containers are small scripted programs, so that what is tested is the kubelet alone.
+//! The kubelet against an API server: the embedded one, or a real one where `KUBECONFIG_TEST` names its
+//! kubeconfig (of an administrator). Containers are small scripted programs, so that what is tested is the kubelet alone.
 
 mod failures;
 mod jobs;
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Kubelet, Options, Runtime};
+use crate::simulator::api::ApiServer;
 use crate::simulator::container::{ContainerSpec, Exit, Log, Signals};
 
 /// No condition that a test waits for takes longer.
@@ -121,33 +122,54 @@ async fn serve(listener: TcpListener, health: watch::Receiver<bool>) {
     }
 }
 
-/// A kubelet of its own in a namespace of its own, on a cluster that tests share.
+/// A kubelet of its own in a namespace of its own.
 struct Lab {
+    /// Where the tests look.
+    _server: Server,
     client: Client,
     kubelet: Kubelet,
     programs: Programs,
     options: Options,
 }
 
-/// The API server of the tests.
-async fn config() -> Option<Config> {
-    let path = std::env::var_os("KUBECONFIG_TEST")?;
-    let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
-    Some(Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap())
+/// The API server of a test.
+struct Server {
+    config: Config,
+    /// Runs as long as this lives.
+    _embedded: Option<ApiServer>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        match std::env::var_os("KUBECONFIG_TEST") {
+            Some(path) => {
+                let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
+                let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+                Self { config, _embedded: None }
+            }
+            None => {
+                let embedded = ApiServer::start(([127, 0, 0, 1], 0).into()).await.unwrap();
+                Self { config: embedded.client_config("default"), _embedded: Some(embedded) }
+            }
+        }
+    }
 }
 
 impl Lab {
     /// `network` keeps the tests' addresses apart: 127.NETWORK.0.0/20.
-    async fn new(network: u8) -> Option<Self> {
+    async fn new(network: u8) -> Self {
         Self::with(network, |_| {}).await
     }
 
-    async fn with(network: u8, change: impl FnOnce(&mut Options)) -> Option<Self> {
-        Some(Self::on(config().await?, network, change).await)
+    async fn with(network: u8, change: impl FnOnce(&mut Options)) -> Self {
+        let server = Server::start().await;
+        let config = server.config.clone();
+        Self::on(server, config, network, change).await
     }
 
-    async fn on(config: Config, network: u8, change: impl FnOnce(&mut Options)) -> Self {
-        let client = Client::try_from(config).unwrap();
+    /// The kubelet reaches the server by a configuration of its own.
+    async fn on(server: Server, kubelet: Config, network: u8, change: impl FnOnce(&mut Options)) -> Self {
+        let client = Client::try_from(server.config.clone()).unwrap();
         let id = uuid::Uuid::new_v4().simple().to_string();
         let namespace = format!("kubelet-{}", &id[..12]);
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
@@ -166,8 +188,8 @@ impl Lab {
         };
         change(&mut options);
         let programs = Programs::default();
-        let kubelet = start(&client, &programs, &options).await;
-        Self { client, kubelet, programs, options }
+        let kubelet = start(&Client::try_from(kubelet).unwrap(), &programs, &options).await;
+        Self { _server: server, client, kubelet, programs, options }
     }
 
     fn namespace(&self) -> &str {

@@ -77,7 +77,8 @@ pub async fn read_answer(stream: &mut TcpStream, rest: &mut Vec<u8>, to_connect:
                     assert!(stream.read_buf(rest).await.expect("a chunk") > 0, "body cut short");
                 }
                 let at = rest.windows(2).position(|w| w == b"\r\n").unwrap();
-                let size = usize::from_str_radix(std::str::from_utf8(&rest[..at]).unwrap().trim(), 16).unwrap();
+                let size =
+                    usize::from_str_radix(std::str::from_utf8(&rest[..at]).unwrap().trim(), 16).unwrap();
                 while rest.len() < at + 2 + size + 2 {
                     assert!(stream.read_buf(rest).await.expect("a chunk") > 0, "body cut short");
                 }
@@ -118,7 +119,10 @@ pub async fn get_through(proxy: SocketAddr, user: &str, password: &str, url: &st
 
 /// A CONNECT's head.
 pub fn connect_head(user: &str, password: &str, target: &str) -> String {
-    format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: {}\r\n\r\n", basic(user, password))
+    format!(
+        "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: {}\r\n\r\n",
+        basic(user, password)
+    )
 }
 
 /// A tunnel, or the error that came instead.
@@ -151,16 +155,21 @@ impl Tunnel {
     pub async fn echo(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.stream.write_all(bytes).await.expect("bytes into the tunnel");
         let mut back = vec![0; bytes.len()];
-        tokio::time::timeout(PATIENCE, self.stream.read_exact(&mut back)).await.expect("in time").expect("bytes");
+        tokio::time::timeout(PATIENCE, self.stream.read_exact(&mut back))
+            .await
+            .expect("in time")
+            .expect("bytes");
         back
     }
 
     /// Waits until the tunnel is closed or reset by the other side.
     pub async fn closed(&mut self) {
         let mut buffer = [0; 1024];
-        tokio::time::timeout(PATIENCE, async { while matches!(self.stream.read(&mut buffer).await, Ok(n) if n > 0) {} })
-            .await
-            .expect("the tunnel to close");
+        tokio::time::timeout(PATIENCE, async {
+            while matches!(self.stream.read(&mut buffer).await, Ok(n) if n > 0) {}
+        })
+        .await
+        .expect("the tunnel to close");
     }
 }
 

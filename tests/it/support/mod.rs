@@ -243,7 +243,10 @@ pub struct Gateway {
 impl Gateway {
     /// Waits for `/readyz`.
     pub async fn ready(&self) {
-        eventually("the gateway to be ready", || async { http::get(self.admin, "/readyz").await.status == 200 }).await;
+        eventually("the gateway to be ready", || async {
+            http::get(self.admin, "/readyz").await.status == 200
+        })
+        .await;
     }
 
     /// A CONNECT by `user` (parameters included).
@@ -258,7 +261,8 @@ impl Gateway {
 
     /// Which exit a request of `user` leaves from.
     pub async fn exit(&self, user: &str) -> Seen {
-        let mut tunnel = self.connect(user, "whoami.test:80").await.unwrap_or_else(|e| panic!("{user}: {e:?}"));
+        let mut tunnel =
+            self.connect(user, "whoami.test:80").await.unwrap_or_else(|e| panic!("{user}: {e:?}"));
         let answer = tunnel.get("whoami.test").await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let body = answer.json();
@@ -292,9 +296,9 @@ impl Gateway {
     }
 
     /// Waits until it has ended; its exit code.
-    pub async fn ended(mut self) -> i32 {
+    pub async fn ended(mut self) -> u8 {
         let app = self.app.take().expect("it runs");
-        tokio::time::timeout(PATIENCE, app.wait()).await.expect("the gateway to end")
+        tokio::time::timeout(PATIENCE, app.wait()).await.expect("the gateway to end").code()
     }
 }
 

@@ -67,7 +67,10 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, addr)
 }
 
-async fn serve<F: Future<Output = ()> + Send + 'static>(listener: TcpListener, each: impl Fn(TcpStream) -> F) {
+async fn serve<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    each: impl Fn(TcpStream) -> F,
+) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         connections.spawn(each(stream));

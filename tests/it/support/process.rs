@@ -41,25 +41,31 @@ impl Process {
         variables.insert("KUBECONFIG".to_owned(), kubeconfig);
         variables.insert("LOG_FORMAT".to_owned(), "json".to_owned());
         variables.extend(settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-        let mut child = program(&variables).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        // The addresses are in the log: port 0 is only known there.
+        let mut child =
+            program(&variables).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let mut errors = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let (mut proxy, mut admin) = (None, None);
-        while proxy.is_none() || admin.is_none() {
-            let line = tokio::select! {
-                line = lines.next_line() => line.expect("a line").unwrap_or_else(|| panic!("it ended before it listened")),
-                line = errors.next_line() => match line.expect("a line") { Some(line) => line, None => std::future::pending().await },
-            };
-            let Ok(value) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
-            let addr = |name: &str| value[name].as_str().and_then(|a| a.parse::<SocketAddr>().ok());
-            proxy = proxy.or(addr("proxy_addr"));
-            admin = admin.or(addr("admin_addr"));
-        }
+        // The addresses are in the log: port 0 is only known there.
+        let listening = async {
+            while let Some(line) = lines.next_line().await.expect("a line") {
+                let Ok(value) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+                let addr = |name: &str| value[name].as_str().and_then(|a| a.parse::<SocketAddr>().ok());
+                if let (Some(proxy), Some(admin)) = (addr("proxy"), addr("admin")) {
+                    return (proxy, admin);
+                }
+            }
+            let mut why = String::new();
+            while let Ok(Some(line)) = errors.next_line().await {
+                why.push_str(&line);
+            }
+            panic!("it ended before it listened: {why}");
+        };
+        let (proxy, admin) =
+            tokio::time::timeout(super::PATIENCE, listening).await.expect("it listens in time");
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         tokio::spawn(async move { while let Ok(Some(_)) = errors.next_line().await {} });
-        let (proxy, admin) = (proxy.expect("a port"), admin.expect("a port"));
-        eventually("the gateway to be ready", || async { http::get(admin, "/readyz").await.status == 200 }).await;
+        eventually("the gateway to be ready", || async { http::get(admin, "/readyz").await.status == 200 })
+            .await;
         Self { child, proxy, admin }
     }
 
@@ -72,6 +78,10 @@ impl Process {
 
     /// Waits for its end; its exit code, none where a signal ended it.
     pub async fn ended(&mut self) -> Option<i32> {
-        tokio::time::timeout(super::PATIENCE, self.child.wait()).await.expect("in time").expect("a status").code()
+        tokio::time::timeout(super::PATIENCE, self.child.wait())
+            .await
+            .expect("in time")
+            .expect("a status")
+            .code()
     }
 }

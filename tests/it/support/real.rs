@@ -1,17 +1,15 @@
 //! A real kube-apiserver and etcd, where their binaries are (`KUBEBUILDER_ASSETS`, the convention of
 //! Kubernetes' own test tools): one of each for the whole suite, a namespace for each test.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
+use kube::config::Kubeconfig;
 
 struct Server {
     config: kube::Config,
-    kubeconfig: PathBuf,
     /// Holds the pipe whose end tells the servers that the suite has ended, however it did.
     _supervisor: Child,
     _dir: tempfile::TempDir,
@@ -22,11 +20,6 @@ static SERVER: OnceLock<Option<Server>> = OnceLock::new();
 /// How to reach it, none where there are no binaries.
 pub fn config() -> Option<kube::Config> {
     SERVER.get_or_init(start).as_ref().map(|server| server.config.clone())
-}
-
-/// Path of a kubeconfig for it.
-pub fn kubeconfig() -> Option<PathBuf> {
-    SERVER.get_or_init(start).as_ref().map(|server| server.kubeconfig.clone())
 }
 
 fn free_port() -> u16 {
@@ -77,31 +70,6 @@ fn start() -> Option<Server> {
     let crt = dir.path().join("certs/apiserver.crt");
     wait_until_ready(api, token, &crt, &at("apiserver.log"));
     let ca = std::fs::read(&crt).expect("the server's certificate");
-    let kubeconfig = Kubeconfig {
-        clusters: vec![NamedCluster {
-            name: "test".to_owned(),
-            cluster: Some(Cluster {
-                server: Some(format!("https://127.0.0.1:{api}")),
-                certificate_authority_data: Some(encode(&ca)),
-                ..Cluster::default()
-            }),
-        }],
-        auth_infos: vec![NamedAuthInfo {
-            name: "admin".to_owned(),
-            auth_info: Some(AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() }),
-        }],
-        contexts: vec![NamedContext {
-            name: "test".to_owned(),
-            context: Some(Context {
-                cluster: "test".to_owned(),
-                user: Some("admin".to_owned()),
-                namespace: Some("default".to_owned()),
-                ..Context::default()
-            }),
-        }],
-        current_context: Some("test".to_owned()),
-        ..Kubeconfig::default()
-    };
     let path = dir.path().join("kubeconfig");
     let text = format!(
         "apiVersion: v1\nkind: Config\nclusters: [{{name: test, cluster: {{server: \"https://127.0.0.1:{api}\", \
@@ -110,15 +78,18 @@ fn start() -> Option<Server> {
          current-context: test\n",
         encode(&ca)
     );
-    std::fs::File::create(&path).and_then(|mut f| f.write_all(text.as_bytes())).expect("a kubeconfig");
+    std::fs::write(&path, text).expect("a kubeconfig");
+    let kubeconfig = Kubeconfig::read_from(&path).expect("a kubeconfig");
     // A runtime of its own: the caller may be inside one.
     let config = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())).expect("a config")
+        runtime
+            .block_on(kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()))
+            .expect("a config")
     })
     .join()
     .expect("a config");
-    Some(Server { config, kubeconfig: path, _supervisor: supervisor, _dir: dir })
+    Some(Server { config, _supervisor: supervisor, _dir: dir })
 }
 
 fn encode(bytes: &[u8]) -> String {

@@ -7,9 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 
 #[tokio::test]
 async fn a_container_that_ends_takes_its_pod_with_it() {
-    let Some(lab) = Lab::with(110, |options| options.phase_lag = Duration::from_millis(300)).await else {
-        return;
-    };
+    let lab = Lab::with(110, |options| options.phase_lag = Duration::from_millis(300)).await;
     for (name, code, phase, reason) in [("bad", 7, "Failed", "Error"), ("good", 0, "Succeeded", "Completed")]
     {
         lab.pod(name, &format!("exit {code}")).await;
@@ -29,7 +27,7 @@ async fn a_container_that_ends_takes_its_pod_with_it() {
 
 #[tokio::test]
 async fn a_container_is_restarted_as_its_policy_says() {
-    let Some(lab) = Lab::new(111).await else { return };
+    let lab = Lab::new(111).await;
     for (name, act, policy) in [("always", "exit 0", "Always"), ("failing", "exit 4", "OnFailure")] {
         let mut wanted = pod(name, act);
         wanted["spec"]["restartPolicy"] = json!(policy);
@@ -54,7 +52,7 @@ async fn a_container_is_restarted_as_its_policy_says() {
 
 #[tokio::test]
 async fn a_missing_secret_holds_a_pod_up_until_it_comes() {
-    let Some(lab) = Lab::new(112).await else { return };
+    let lab = Lab::new(112).await;
     let mut wanted = pod("a", "serve");
     let key = json!({"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "nope", "key": "key"}}});
     wanted["spec"]["containers"][0]["env"].as_array_mut().unwrap().push(key);
@@ -81,7 +79,7 @@ async fn a_missing_secret_holds_a_pod_up_until_it_comes() {
 
 #[tokio::test]
 async fn an_unschedulable_pod_says_so_and_is_bound_when_it_can_be() {
-    let Some(lab) = Lab::new(113).await else { return };
+    let lab = Lab::new(113).await;
     let rule = lab.kubelet.faults().inject(Pods::Named("a".into()), Fault::Unschedulable { message: None });
     lab.pod("a", "serve").await;
     let pending = lab.until("a", |pod| condition(pod, "PodScheduled")["status"] == "False").await;
@@ -112,7 +110,7 @@ async fn an_unschedulable_pod_says_so_and_is_bound_when_it_can_be() {
 
 #[tokio::test]
 async fn a_failed_pull_shows_in_two_ways_in_turn() {
-    let Some(lab) = Lab::new(114).await else { return };
+    let lab = Lab::new(114).await;
     let rule = lab.kubelet.faults().inject(Pods::Server("se-a".into()), Fault::ImagePull { message: None });
     lab.pod("a", "serve").await;
     let pull = lab.until_waiting("a", "ErrImagePull").await;
@@ -129,7 +127,7 @@ async fn a_failed_pull_shows_in_two_ways_in_turn() {
 
 #[tokio::test]
 async fn mounts_and_sandboxes_that_fail_show_as_events_only() {
-    let Some(lab) = Lab::new(115).await else { return };
+    let lab = Lab::new(115).await;
     for (name, fault, reason) in [
         ("a", Fault::FailedMount { message: None }, "FailedMount"),
         ("b", Fault::FailedSandbox { message: None }, "FailedCreatePodSandBox"),
@@ -152,7 +150,7 @@ async fn mounts_and_sandboxes_that_fail_show_as_events_only() {
 
 #[tokio::test]
 async fn containers_end_by_faults_as_often_as_these_say() {
-    let Some(lab) = Lab::new(116).await else { return };
+    let lab = Lab::new(116).await;
     let faults = lab.kubelet.faults();
     let rule = |fault| Rule { pods: Pods::Any, times: Some(1), fault };
     faults.add(rule(Fault::OutOfMemory { after_ms: 0 }));
@@ -182,7 +180,7 @@ async fn containers_end_by_faults_as_often_as_these_say() {
 
 #[tokio::test]
 async fn a_pod_that_is_never_ready_is_so_until_the_rule_goes() {
-    let Some(lab) = Lab::new(117).await else { return };
+    let lab = Lab::new(117).await;
     let rule = lab.kubelet.faults().inject(Pods::Any, Fault::NeverReady);
     lab.pod("a", "serve").await;
     lab.event("a", "Unhealthy").await;
@@ -199,7 +197,7 @@ async fn a_pod_that_is_never_ready_is_so_until_the_rule_goes() {
 
 #[tokio::test]
 async fn a_stuck_pod_ends_only_when_it_is_released() {
-    let Some(lab) = Lab::new(118).await else { return };
+    let lab = Lab::new(118).await;
     lab.pod("a", "serve").await;
     lab.until_ready("a").await;
     let rule = lab.kubelet.faults().inject(Pods::Named("a".into()), Fault::StuckTerminating);
@@ -222,7 +220,7 @@ async fn a_stuck_pod_ends_only_when_it_is_released() {
 
 #[tokio::test]
 async fn blows_strike_running_pods() {
-    let Some(lab) = Lab::new(119).await else { return };
+    let lab = Lab::new(119).await;
     for (name, blow, code, reason) in [
         ("killed", Blow::Kill, 137, "Error"),
         ("oom", Blow::OutOfMemory, 137, "OOMKilled"),
@@ -254,7 +252,7 @@ async fn blows_strike_running_pods() {
 
 #[tokio::test]
 async fn a_lost_pod_keeps_its_last_status_until_its_node_is_back() {
-    let Some(lab) = Lab::new(120).await else { return };
+    let lab = Lab::new(120).await;
     for name in ["a", "b"] {
         lab.pod(name, "serve").await;
         lab.until_ready(name).await;
@@ -278,7 +276,7 @@ async fn a_lost_pod_keeps_its_last_status_until_its_node_is_back() {
 
 #[tokio::test]
 async fn a_pods_own_deadline_ends_it() {
-    let Some(lab) = Lab::new(121).await else { return };
+    let lab = Lab::new(121).await;
     let mut wanted = pod("a", "serve");
     wanted["spec"]["activeDeadlineSeconds"] = json!(1);
     lab.create::<Pod>(wanted).await;

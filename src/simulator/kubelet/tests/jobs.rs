@@ -33,9 +33,7 @@ async fn pods_of(lab: &Lab, job: &str) -> Vec<Pod> {
 
 #[tokio::test]
 async fn a_job_completes_and_its_pods_log_can_be_read() {
-    let Some(lab) = Lab::with(130, |options| options.job_lag = Duration::from_millis(200)).await else {
-        return;
-    };
+    let lab = Lab::with(130, |options| options.job_lag = Duration::from_millis(200)).await;
     lab.create::<Job>(job("good", "exit 0", json!({"backoffLimit": 0}))).await;
     let done = until_condition(&lab, "good", "Complete").await;
     assert_eq!((&done["status"]["succeeded"], &done["status"]["ready"]), (&json!(1), &json!(0)));
@@ -55,7 +53,7 @@ async fn a_job_completes_and_its_pods_log_can_be_read() {
 
 #[tokio::test]
 async fn a_job_fails_when_its_pods_have_failed_often_enough() {
-    let Some(lab) = Lab::new(131).await else { return };
+    let lab = Lab::new(131).await;
     lab.create::<Job>(job("bad", "exit 1", json!({"backoffLimit": 1, "ttlSecondsAfterFinished": 1}))).await;
     let failed = until_condition(&lab, "bad", "Failed").await;
     assert_eq!(condition(&failed, "Failed")["reason"], "BackoffLimitExceeded");
@@ -72,7 +70,7 @@ async fn a_job_fails_when_its_pods_have_failed_often_enough() {
 
 #[tokio::test]
 async fn a_jobs_deadline_ends_its_pods_and_a_deleted_pod_is_replaced() {
-    let Some(lab) = Lab::new(132).await else { return };
+    let lab = Lab::new(132).await;
     lab.create::<Job>(job("late", "serve", json!({"activeDeadlineSeconds": 2}))).await;
     lab.event("late", "SuccessfulCreate").await;
     let pod = pods_of(&lab, "late").await.remove(0).name_any();
@@ -90,7 +88,7 @@ async fn a_jobs_deadline_ends_its_pods_and_a_deleted_pod_is_replaced() {
 
 #[tokio::test]
 async fn pods_go_with_their_last_owner() {
-    let Some(lab) = Lab::new(133).await else { return };
+    let lab = Lab::new(133).await;
     let owner = |kind: &str, version: &str, name: &str, uid: &str| json!({"apiVersion": version, "kind": kind, "name": name, "uid": uid});
     let mut leases = Vec::new();
     for name in ["one", "two"] {

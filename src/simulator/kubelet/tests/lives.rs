@@ -26,7 +26,7 @@ fn record(lab: &Lab) -> (Arc<Mutex<Vec<Value>>>, AbortOnDropHandle<()>) {
 
 #[tokio::test]
 async fn a_pod_starts_gets_ready_is_deleted_and_tells_of_it() {
-    let Some(lab) = Lab::new(100).await else { return };
+    let lab = Lab::new(100).await;
     let (states, _recording) = record(&lab);
     lab.create::<Secret>(json!({"metadata": {"name": "keys"}, "stringData": {"key": "k"}})).await;
     lab.create::<ConfigMap>(json!({"metadata": {"name": "map"}, "data": {"M": "m"}})).await;
@@ -91,7 +91,7 @@ async fn a_pod_starts_gets_ready_is_deleted_and_tells_of_it() {
 
 #[tokio::test]
 async fn each_pod_has_the_lowest_free_address() {
-    let Some(lab) = Lab::new(101).await else { return };
+    let lab = Lab::new(101).await;
     for (name, ip) in [("a", "127.101.0.1"), ("b", "127.101.0.2"), ("c", "127.101.0.3")] {
         lab.pod(name, "serve").await;
         assert_eq!(lab.until_ready(name).await["status"]["podIP"], ip);
@@ -105,7 +105,7 @@ async fn each_pod_has_the_lowest_free_address() {
 
 #[tokio::test]
 async fn logs_come_through_the_api_server() {
-    let Some(lab) = Lab::new(102).await else { return };
+    let lab = Lab::new(102).await;
     lab.pod("a", "serve").await;
     lab.until_ready("a").await;
     let api = lab.api::<Pod>();
@@ -128,7 +128,7 @@ async fn logs_come_through_the_api_server() {
 
 #[tokio::test]
 async fn readiness_follows_the_container() {
-    let Some(lab) = Lab::new(103).await else { return };
+    let lab = Lab::new(103).await;
     lab.programs.healthy.send_replace(false);
     let mut wanted = pod("a", "serve");
     wanted["spec"]["containers"][0]["readinessProbe"]["failureThreshold"] = json!(1);
@@ -154,7 +154,7 @@ async fn readiness_follows_the_container() {
 
 #[tokio::test]
 async fn a_startup_probe_comes_first_and_may_end_the_container() {
-    let Some(lab) = Lab::new(104).await else { return };
+    let lab = Lab::new(104).await;
     lab.programs.healthy.send_replace(false);
     let mut wanted = pod("a", "serve");
     let probe = json!({"httpGet": {"port": 9999}, "periodSeconds": 1, "failureThreshold": 2});
@@ -173,7 +173,7 @@ async fn a_startup_probe_comes_first_and_may_end_the_container() {
 
 #[tokio::test]
 async fn further_containers_run_beside_the_first() {
-    let Some(lab) = Lab::new(105).await else { return };
+    let lab = Lab::new(105).await;
     let mut wanted = pod("a", "serve");
     let side = json!({"name": "side", "image": "busybox"});
     wanted["spec"]["containers"].as_array_mut().unwrap().push(side.clone());
@@ -192,7 +192,7 @@ async fn further_containers_run_beside_the_first() {
 
 #[tokio::test]
 async fn a_deaf_container_is_killed_after_its_grace_period() {
-    let Some(lab) = Lab::new(106).await else { return };
+    let lab = Lab::new(106).await;
     lab.pod("a", "deaf").await;
     lab.until_ready("a").await;
     let (states, _recording) = record(&lab);
@@ -204,7 +204,7 @@ async fn a_deaf_container_is_killed_after_its_grace_period() {
 
 #[tokio::test]
 async fn a_container_whose_object_has_gone_is_ended() {
-    let Some(lab) = Lab::new(107).await else { return };
+    let lab = Lab::new(107).await;
     for (name, act) in [("a", "serve"), ("b", "deaf")] {
         lab.pod(name, act).await;
         lab.until_ready(name).await;
@@ -220,7 +220,7 @@ async fn a_container_whose_object_has_gone_is_ended() {
 
 #[tokio::test]
 async fn a_kubelet_that_ends_leaves_objects_and_its_successor_finds_containers_missing() {
-    let Some(lab) = Lab::new(108).await else { return };
+    let lab = Lab::new(108).await;
     lab.pod("a", "serve").await;
     let mut restarting = pod("b", "serve");
     restarting["spec"]["restartPolicy"] = json!("Always");

@@ -40,15 +40,14 @@ impl Road {
 
 #[tokio::test]
 async fn what_happens_while_the_api_server_is_away_is_told_afterwards() {
-    let Some(direct) = config().await else { return };
-    let url = direct.cluster_url.clone();
+    let server = Server::start().await;
+    let url = server.config.cluster_url.clone();
     let road = Road::to(url.authority().unwrap().to_string()).await;
-    let mut config = direct.clone();
+    let mut config = server.config.clone();
     let scheme = url.scheme_str().unwrap();
     config.cluster_url = format!("{scheme}://{}/", road.address).parse().unwrap();
-    let mut lab = Lab::on(config, 140, |_| {}).await;
-    // The tests themselves see the API server all the time.
-    lab.client = Client::try_from(direct).unwrap();
+    // The test itself sees the API server all the time.
+    let lab = Lab::on(server, config, 140, |_| {}).await;
     for name in ["dies", "deleted", "stays"] {
         lab.pod(name, "serve").await;
         lab.until_ready(name).await;
