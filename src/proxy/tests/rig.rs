@@ -177,6 +177,7 @@ fn config() -> Config {
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),
         gateway_url: "http://gluetun-gateway.vpn.svc.cluster.local:8080".to_owned(),
+        service_cluster_ip: None,
         allow_destinations: Vec::new(),
         deny_destinations: Vec::new(),
         drain_delay: Duration::ZERO,
