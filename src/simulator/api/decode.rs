@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret}
 use k8s_openapi::api::events::v1::Event as EventV1;
 
 use super::events;
-use super::json::{at, metadata, object, text};
+use super::json::{at, child, list, metadata, object, text};
 use super::quantity;
 use super::resources::Kind;
 use super::status::Failure;
@@ -124,7 +124,8 @@ pub(super) fn value(kind: Kind, mut value: Value) -> Result<Decoded, String> {
         Kind::EventV1 => events::to_core(typed),
         Kind::Event => events::complete(typed),
         Kind::Secret => merge_string_data(typed),
-        Kind::Pod | Kind::ConfigMap | Kind::Namespace | Kind::Node | Kind::Lease | Kind::Job => typed,
+        Kind::Pod => pod_addresses(typed),
+        Kind::ConfigMap | Kind::Namespace | Kind::Node | Kind::Lease | Kind::Job => typed,
     };
     Ok(Decoded { object, warnings })
 }
@@ -193,6 +194,20 @@ fn micro_time(time: &str) -> Result<(), String> {
         return refuse(whole, "2006");
     }
     Ok(())
+}
+
+/// A pod's address is its first address: the older, single field rules where both are given.
+fn pod_addresses(mut pod: Value) -> Value {
+    let first = text(&pod, &["status", "podIP"]).to_owned();
+    let listed = list(&pod, &["status", "podIPs"]).first().map(|entry| text(entry, &["ip"]).to_owned());
+    if first.is_empty() {
+        if let Some(listed) = listed {
+            child(&mut pod, "status").insert("podIP".into(), Value::String(listed));
+        }
+    } else if listed.as_ref() != Some(&first) {
+        child(&mut pod, "status").insert("podIPs".into(), json!([{"ip": first}]));
+    }
+    pod
 }
 
 /// `stringData` is written only: it goes into `data`, over what is there.
@@ -315,5 +330,18 @@ mod tests {
         let stored = decode(Kind::Secret, &secret, FieldValidation::Warn).unwrap().object;
         assert_eq!(stored["data"], json!({"a": "Yg==", "c": "ZA=="}));
         assert!(stored.get("stringData").is_none());
+    }
+
+    #[test]
+    fn a_pods_two_address_fields_agree() {
+        let status = |status: Value| {
+            let pod = json!({"spec": {"containers": []}, "status": status});
+            value(Kind::Pod, pod).unwrap().object["status"].clone()
+        };
+        let both = json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]});
+        assert_eq!(status(json!({"podIP": "10.0.0.1"})), both);
+        assert_eq!(status(json!({"podIPs": [{"ip": "10.0.0.1"}]})), both);
+        assert_eq!(status(json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.2"}]})), both);
+        assert_eq!(status(json!({"phase": "Pending"})), json!({"phase": "Pending"}));
     }
 }

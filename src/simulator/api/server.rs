@@ -37,7 +37,7 @@ use super::status::{self, Failure};
 use super::store::Store;
 use super::watch::Watch;
 use super::write::{self, Place, WriteOptions, Written};
-use super::{control, discovery, logs};
+use super::{control, discovery, logs, openapi};
 
 /// Largest body of a request, as of the real one.
 const BODY_LIMIT: usize = 3 << 20;
@@ -184,6 +184,8 @@ impl Server {
             Route::CoreVersions => Some(discovery::core_versions(self.gate.address())),
             Route::Groups => Some(discovery::groups()),
             Route::Group(group) => discovery::group(group),
+            Route::OpenApi => Some(openapi::index()),
+            Route::OpenApiOf(path) => openapi::document(path),
             Route::Resources(group, version) => {
                 let list = discovery::resources(group, version);
                 return list

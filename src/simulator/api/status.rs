@@ -132,6 +132,11 @@ impl Failure {
         Self::new(410, "Expired", format!("too old resource version: {asked} ({oldest})"))
     }
 
+    /// 410 `Expired` for a list at an exact version.
+    pub(super) fn list_expired() -> Self {
+        Self::new(410, "Expired", "The resourceVersion for the provided list is too old.")
+    }
+
     /// 410 `Expired` for a `continue` token.
     pub(super) fn continue_expired() -> Self {
         Self::new(
@@ -154,7 +159,8 @@ impl Failure {
             415,
             "UnsupportedMediaType",
             "the body of the request was in an unknown format - accepted media types include: \
-             application/json",
+             application/json (protobuf, which some subcommands of kubectl send, is not read: use kubectl \
+             create -f or apply -f)",
         )
     }
 

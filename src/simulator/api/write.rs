@@ -86,7 +86,7 @@ pub(super) fn create(
         let name = text(&fresh, &["metadata", "name"]).to_owned();
         let errors = validate::create(kind, &fresh);
         if !errors.is_empty() {
-            return Err(Failure::invalid(kind, &name, &errors));
+            return Err(invalid(kind, &name, &errors));
         }
         if options.dry_run {
             if store.get(kind, namespace, &name).is_some() {
@@ -208,6 +208,11 @@ pub(super) fn update(
     }
 }
 
+/// Both forms of an event are named as the core one.
+fn invalid(kind: Kind, name: &str, errors: &[FieldError]) -> Failure {
+    Failure::invalid(if kind == Kind::EventV1 { Kind::Event } else { kind }, name, errors)
+}
+
 fn version_required(kind: Kind, name: &str) -> Failure {
     let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
     Failure::invalid_as(kind.group(), kind.plural(), name, &[error])
@@ -224,7 +229,7 @@ fn commit(
     let Place { kind, namespace, name } = place;
     let errors = validate::update(kind, &current.value, &new);
     if !errors.is_empty() {
-        return Err(Failure::invalid(kind, name, &errors));
+        return Err(invalid(kind, name, &errors));
     }
     if new == current.value {
         return Ok(Some(current.clone()));
