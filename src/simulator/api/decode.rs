@@ -120,6 +120,7 @@ pub(super) fn value(kind: Kind, mut value: Value) -> Result<Decoded, String> {
     }?;
     let mut warnings = Vec::new();
     unknown_fields(&value, &typed, "", &mut warnings);
+    let typed = without_empty(typed);
     let object = match kind {
         Kind::EventV1 => events::to_core(typed),
         Kind::Event => events::complete(typed),
@@ -143,6 +144,30 @@ pub(super) fn view(kind: Kind, stored: &Value) -> Value {
         | Kind::Lease
         | Kind::Job => stored.clone(),
     }
+}
+
+/// Leaves out what Go's encoder leaves out: empty lists, and empty maps where a map is meant and not a
+/// structure whose mere presence says something.
+fn without_empty(mut value: Value) -> Value {
+    fn lists(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
+                map.values_mut().for_each(lists);
+            }
+            Value::Array(items) => items.iter_mut().for_each(lists),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    fn maps(fields: &mut Map<String, Value>, names: &[&str]) {
+        fields.retain(|key, value| {
+            !(names.contains(&key.as_str()) && value.as_object().is_some_and(Map::is_empty))
+        });
+    }
+    lists(&mut value);
+    maps(metadata(&mut value), &["labels", "annotations"]);
+    maps(object(&mut value), &["data", "binaryData"]);
+    value
 }
 
 fn through<T: DeserializeOwned + Serialize>(value: &Value) -> Result<Value, String> {
@@ -343,5 +368,19 @@ mod tests {
         assert_eq!(status(json!({"podIPs": [{"ip": "10.0.0.1"}]})), both);
         assert_eq!(status(json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.2"}]})), both);
         assert_eq!(status(json!({"phase": "Pending"})), json!({"phase": "Pending"}));
+    }
+
+    #[test]
+    fn what_is_empty_is_left_out() {
+        let given =
+            json!({"metadata": {"labels": {}, "annotations": {"a": "b"}, "finalizers": []}, "data": {}});
+        let stored = value(Kind::ConfigMap, given).unwrap().object;
+        assert_eq!(stored["metadata"], json!({"annotations": {"a": "b"}}));
+        assert!(stored.get("data").is_none());
+        let pod = json!({"spec": {"containers": [{"name": "c", "args": []}], "securityContext": {},
+                         "volumes": [{"name": "v", "emptyDir": {}}]}});
+        let stored = value(Kind::Pod, pod).unwrap().object;
+        assert_eq!(stored["spec"]["volumes"][0]["emptyDir"], json!({}));
+        assert!(stored["spec"]["containers"][0].get("args").is_none());
     }
 }

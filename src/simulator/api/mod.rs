@@ -111,7 +111,7 @@ impl ApiServer {
     /// When the address cannot be bound.
     pub async fn start(listen: SocketAddr) -> io::Result<Self> {
         let store = Arc::new(Store::new());
-        write::seed(&store);
+        write::seed(&store).map_err(io::Error::other)?;
         let (gate, eras) = Gate::open(listen)?;
         let gate = Arc::new(gate);
         let faults = Faults::new(store.clone(), gate.clone());

@@ -57,6 +57,12 @@ impl Failure {
             .with_details(details(kind.group(), kind.plural(), name))
     }
 
+    /// The same for an object that is on its way out.
+    pub(super) fn still_exists(kind: Kind, name: &str) -> Self {
+        let failure = Self::already_exists(kind, name);
+        Self { message: format!("object is being deleted: {}", failure.message), ..failure }
+    }
+
     /// 409 `Conflict` under a resource name (`pods`, `pods/binding`) or, for deletes, a kind.
     pub(super) fn conflict_as(group: &str, resource: &str, name: &str, why: &str) -> Self {
         let qualified = qualify(resource, group);

@@ -204,8 +204,8 @@ mod tests {
             "metadata": {"finalizers": ["f/2"], "$deleteFromPrimitiveList/finalizers": ["f/1"]}});
         assert_eq!(
             merged(pod, &patch),
-            json!({"spec": {"containers": [{"name": "a", "env": [{"name": "X", "value": "1"},
-                   {"name": "Y", "value": "2"}]}], "nodeSelector": {"z": "1"}},
+            json!({"spec": {"containers": [{"name": "a", "env": [{"name": "Y", "value": "2"},
+                   {"name": "X", "value": "1"}]}], "nodeSelector": {"z": "1"}},
                    "metadata": {"finalizers": ["f/2"]}})
         );
     }

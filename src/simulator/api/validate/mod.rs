@@ -7,7 +7,7 @@ mod pods;
 
 use serde_json::Value;
 
-use super::json::{at, list, map, text};
+use super::json::{at, is_empty, list, map, text};
 use super::resources::Kind;
 use super::status::FieldError;
 
@@ -25,7 +25,15 @@ pub(super) fn create(kind: Kind, object: &Value) -> Vec<FieldError> {
         Kind::Lease => lease(object, &mut errors),
         Kind::ConfigMap => data(object, &["data", "binaryData"], &mut errors),
         Kind::Secret => data(object, &["data"], &mut errors),
-        Kind::Event | Kind::EventV1 => event(kind, object, &mut errors),
+        Kind::Event => event(kind, object, &mut errors),
+        Kind::EventV1 => {
+            event(kind, object, &mut errors);
+            for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+                if !is_empty(&object[field]) {
+                    errors.push(FieldError::invalid(field, "", "needs to be unset"));
+                }
+            }
+        }
         Kind::Namespace | Kind::Node => {}
     }
     errors
@@ -381,6 +389,8 @@ mod tests {
         for part in ["reportingController", "reportingInstance", "reason", "action", "1024"] {
             assert!(timed.contains(part), "{part}");
         }
+        event["count"] = json!(3);
+        assert!(texts(&create(Kind::EventV1, &event)).contains("needs to be unset"));
         let foreign = json!({"metadata": {"name": "e", "namespace": "ns"},
                              "involvedObject": {"name": "p", "namespace": "zz"}});
         assert_eq!(create(Kind::Event, &foreign).len(), 1);
