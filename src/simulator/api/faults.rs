@@ -242,8 +242,8 @@ impl Faults {
         }
     }
 
-    /// Ends the stalls of the watches that `filter` means: what has happened meanwhile is delivered,
-    /// in order.
+    /// Ends the stalls that were set for these watches (by the same filter or a narrower one): what has
+    /// happened meanwhile is delivered, in order.
     pub fn release_watches(&self, filter: &WatchFilter) {
         let mut state = self.lock();
         state.stalls.retain(|stall| {
