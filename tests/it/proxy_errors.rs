@@ -38,7 +38,7 @@ async fn bad_input_gets_its_code_and_makes_nothing() {
         ("demo-country-se-wait-30d", "a.test:80", 400, "bad_parameter", "wait"),
         ("demo-country-us-server-se-mma-wg-001", "a.test:80", 400, "bad_combination", "country"),
         ("demo-country-se", &admin, 403, "proxy_loop", "gateway"),
-        ("demo-country-se", "127.0.0.1:22", 403, "destination_denied", "127.0.0.1"),
+        ("demo-country-se", "127.0.0.1:22", 403, "destination_denied", "loopback"),
         ("demo-country-se", &own, 403, "proxy_loop", "gateway"),
         ("demo-country-se", "0x7f.1:80", 403, "destination_denied", ""),
         ("demo-country-se", "2130706433:80", 403, "destination_denied", ""),
