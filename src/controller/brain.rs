@@ -66,6 +66,8 @@ pub(super) struct Brain {
     pub(super) quota: Option<(Duration, u32)>,
     /// Uids of Leases that have been told to be unreadable.
     unreadable: BTreeSet<String>,
+    /// When to drop what no longer matters.
+    pub(super) forget_at: Duration,
     stories: Vec<Story>,
 }
 
@@ -82,6 +84,7 @@ impl Brain {
             blamed: BTreeMap::new(),
             quota: None,
             unreadable: BTreeSet::new(),
+            forget_at: Duration::ZERO,
             stories: Vec::new(),
         }
     }
@@ -152,8 +155,8 @@ impl Brain {
                 self.seen.claims.retain(|uid, _| uids.contains(uid.as_str()));
             }
             // Not yet proof that it is gone: one whose label was removed looks the same.
-            Folded::Deleted { name, uid } => {
-                self.writes.claims.release(&name);
+            Folded::Deleted { uid, .. } => {
+                self.writes.claims.release(&uid);
                 self.seen.claims.remove(&uid);
             }
         }
@@ -162,7 +165,7 @@ impl Brain {
     fn claim_shown(&mut self, record: &ClaimRecord, made: bool, now: Now) {
         match &record.claim {
             Ok(claim) => {
-                self.writes.claims.shown(&claim.name, &claim.resource_version);
+                self.writes.claims.shown(&claim.uid, &claim.resource_version);
                 self.seen.claim(claim, made, now);
             }
             Err(error) => {
@@ -204,9 +207,7 @@ impl Brain {
                     });
                 }
             }
-            Action::FindPod { name } => {
-                self.writes.looked(name, outcome, mono);
-            }
+            Action::FindPod { name } => self.writes.looked(name, outcome, mono),
             Action::DeletePod { name, uid, why } => {
                 self.writes.pods.end(uid, outcome, mono);
                 if outcome.is_ok() {
@@ -215,7 +216,7 @@ impl Brain {
                 }
             }
             Action::PatchClaim { claim, patch } => {
-                self.writes.claims.end(&claim.name, outcome, mono);
+                self.writes.claims.end(&claim.uid, outcome, mono);
                 if let (Ok(_), ClaimPatch::Reason(reason)) = (outcome, patch) {
                     self.tell(Story::Told {
                         claim: Arc::clone(claim),
@@ -234,7 +235,7 @@ impl Brain {
                 Err(_) => self.writes.lookups.end(uid, outcome, mono),
             },
             Action::ReadLog { uid, .. } | Action::ReadWarning { uid, .. } => {
-                self.writes.pods.release(uid);
+                self.writes.pods.finish(uid);
                 if let Some(seen) = self.seen.pods.get_mut(uid) {
                     // Read or not, it is not asked for again.
                     let cause = if let Ok(Answer::Cause(cause)) = outcome { *cause } else { None };
@@ -298,7 +299,6 @@ impl Brain {
     ) {
         match outcome {
             Ok(_) => {
-                self.writes.claims.release(&claim.name);
                 self.writes.claim_gone(&claim.uid);
                 self.tell(Story::ClaimDeleted { claim: Arc::clone(claim), why });
             }
@@ -307,7 +307,7 @@ impl Brain {
             Err(ApiError::Conflict) if !unless_changed => self.writes.claim_gone(&claim.uid),
             Err(_) => {}
         }
-        self.writes.claims.end(&claim.name, outcome, now);
+        self.writes.claims.end(&claim.uid, outcome, now);
     }
 
     /// Failures that are not part of the game (a conflict, something already gone).

@@ -2,6 +2,7 @@
 //! answers tell, and carries out what it plans. It is one task, and it alone plans; only the calls to the
 //! API overlap, so that a slow one delays nobody else's exit.
 
+use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -48,6 +49,10 @@ const CALLS: usize = 16;
 
 /// How long calls that are on their way may take to end when the gateway stops.
 const FINISH: Duration = Duration::from_secs(2);
+
+/// The two watches, as the metric names them.
+const PODS: &str = "pods";
+const LEASES: &str = "leases";
 
 /// What a watch tells.
 enum Told {
@@ -109,13 +114,13 @@ impl Term {
         let events: Api<Event> = Api::namespaced(client.clone(), namespace);
         let (narrator, poster) = narrator(events, config, Arc::clone(metrics));
         let pods =
-            told(Api::<Pod>::namespaced(client.clone(), namespace), POD_SELECTOR, "pods", Told::Pod, |p| {
+            told(Api::<Pod>::namespaced(client.clone(), namespace), POD_SELECTOR, PODS, Told::Pod, |p| {
                 PodFacts::read(p)
             });
         let claims = told(
             Api::<Lease>::namespaced(client.clone(), namespace),
             CLAIM_SELECTOR,
-            "leases",
+            LEASES,
             Told::Claim,
             ClaimRecord::read,
         );
@@ -146,7 +151,7 @@ impl Term {
         let (mut probes, mut answers) = Probes::new();
         let mut calls: FuturesUnordered<Call> = FuturesUnordered::new();
         let permits = Arc::new(Semaphore::new(CALLS));
-        let mut broken = false;
+        let mut broken = BTreeSet::new();
         let mut wake = None;
         let mut poster = pin!(poster.run().fuse());
         brain.on_catalogue(Arc::clone(&catalogue.borrow_and_update()));
@@ -226,22 +231,27 @@ fn begin(actor: Actor, permits: Arc<Semaphore>, until: watch::Receiver<Until>, a
     })
 }
 
-fn fold(brain: &mut Brain, metrics: &Metrics, broken: &mut bool, told: Told, now: Now) {
+fn fold(brain: &mut Brain, metrics: &Metrics, broken: &mut BTreeSet<&'static str>, told: Told, now: Now) {
     match told {
         Told::Pod(change) => {
-            *broken = false;
+            // A restart is only an attempt: what follows shows whether it works.
+            if !matches!(change, Change::Restarted) {
+                broken.remove(PODS);
+            }
             brain.on_pod(change, now);
         }
         Told::Claim(change) => {
-            *broken = false;
+            if !matches!(change, Change::Restarted) {
+                broken.remove(LEASES);
+            }
             brain.on_claim(change, now);
         }
         Told::Broken(resource, error) => {
             metrics.watch_restarts.with_label_values(&[resource]).inc();
-            if std::mem::replace(broken, true) {
-                debug!(target: TARGET, resource, %error, "a watch is still broken");
-            } else {
+            if broken.insert(resource) {
                 warn!(target: TARGET, resource, %error, "a watch broke and is taken up again");
+            } else {
+                debug!(target: TARGET, resource, %error, "a watch is still broken");
             }
             brain.on_broken_watch(now);
         }
@@ -264,9 +274,9 @@ where
     let config = watcher::Config::default().labels(selector).timeout(WATCH_SECONDS);
     watcher(api, config).backoff(Pauses::default()).map(move |event| match event {
         Ok(watcher::Event::Init) => wrap(Change::Restarted),
-        Ok(watcher::Event::InitApply(object)) => wrap(Change::Listed(read(&object))),
+        Ok(watcher::Event::InitApply(object)) => wrap(Change::Listed(Arc::new(read(&object)))),
         Ok(watcher::Event::InitDone) => wrap(Change::Complete),
-        Ok(watcher::Event::Apply(object)) => wrap(Change::Applied(read(&object))),
+        Ok(watcher::Event::Apply(object)) => wrap(Change::Applied(Arc::new(read(&object)))),
         Ok(watcher::Event::Delete(object)) => {
             wrap(Change::Deleted { name: object.name_any(), uid: object.uid().unwrap_or_default() })
         }

@@ -5,9 +5,11 @@
 //! its way or has not been seen, so that nothing is done twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Answer, Outcome};
+use crate::servers::Server;
 use crate::session::api::ApiError;
 
 /// How long the watch may take to show a write before the decision is made anew from what it shows.
@@ -28,17 +30,31 @@ const UNSEEN: Duration = Duration::from_secs(5);
 /// How long between two questions for the pod of an ambiguous creation that have failed.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long the place of a pod whose creation was ambiguous is kept after a GET has not found it: the API
+/// server may be slow, and a creation that takes effect after all must not find its place taken.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// A pod whose creation was decided and whose existence the watch has not shown.
 #[derive(Clone, Debug)]
 pub(super) struct Creating {
-    /// Its server: not to be given to another.
-    pub(super) server: String,
+    /// Its server: not to be given to another, and kept when its creation is tried again, so that it does
+    /// not matter which of the two takes effect.
+    pub(super) server: Arc<Server>,
     /// When the creation was decided.
     pub(super) since: Duration,
     /// Its uid, once the API has told it.
     uid: Option<String>,
     /// When to look for it; none while a call about it is on its way.
     ask_at: Option<Duration>,
+    /// When it was looked for after an ambiguous creation and not found.
+    absent: Option<Duration>,
+}
+
+impl Creating {
+    /// Whether its creation may be sent again.
+    pub(super) fn is_absent(&self) -> bool {
+        self.absent.is_some()
+    }
 }
 
 /// A claim or pod that a write is on its way for, or was not seen yet.
@@ -65,7 +81,7 @@ pub(super) enum Held {
     Busy(Option<Duration>),
 }
 
-/// Objects of one kind that are held, by name or uid.
+/// Objects of one kind that are held, by uid.
 #[derive(Debug, Default)]
 pub(super) struct Holds(BTreeMap<String, Hold>);
 
@@ -95,8 +111,15 @@ impl Holds {
         }
     }
 
-    /// The watch showed the object's end, or a list that is newer than the write.
+    /// The watch showed the object's end. A call that is on its way still has its answer to come.
     pub(super) fn release(&mut self, id: &str) {
+        if self.0.get(id).is_some_and(|hold| hold.until.is_some()) {
+            self.0.remove(id);
+        }
+    }
+
+    /// The call has ended, and has changed nothing that a watch would show.
+    pub(super) fn finish(&mut self, id: &str) {
         self.0.remove(id);
     }
 
@@ -141,7 +164,7 @@ impl Holds {
 pub(super) struct Writes {
     /// Pods being created, by name.
     creating: BTreeMap<String, Creating>,
-    /// Claims being written, by name.
+    /// Claims being written, by uid.
     pub(super) claims: Holds,
     /// Pods being deleted or asked about, by uid.
     pub(super) pods: Holds,
@@ -153,8 +176,8 @@ pub(super) struct Writes {
 
 impl Writes {
     /// A pod's creation is about to be sent.
-    pub(super) fn creating(&mut self, name: &str, server: &str, now: Duration) {
-        let creating = Creating { server: server.to_owned(), since: now, uid: None, ask_at: None };
+    pub(super) fn creating(&mut self, name: &str, server: Arc<Server>, now: Duration) {
+        let creating = Creating { server, since: now, uid: None, ask_at: None, absent: None };
         self.creating.insert(name.to_owned(), creating);
     }
 
@@ -186,11 +209,14 @@ impl Writes {
         }
     }
 
-    /// Names of the pods to be looked for now, and when the next will be.
-    pub(super) fn due(&self, now: Duration) -> (Vec<String>, Option<Duration>) {
+    /// Names of the pods to be looked for now, and when the next will be, or a place becomes free.
+    pub(super) fn due(&mut self, now: Duration) -> (Vec<String>, Option<Duration>) {
+        let free_at = |creating: &Creating| creating.absent.map(|since| since + LINGER);
+        self.creating.retain(|_, creating| free_at(creating).is_none_or(|at| at > now));
         let due = self.creating.iter().filter(|(_, c)| c.ask_at.is_some_and(|at| at <= now));
         let names = due.map(|(name, _)| name.clone()).collect();
-        (names, self.creating.values().filter_map(|c| c.ask_at).filter(|at| *at > now).min())
+        let times = self.creating.values().flat_map(|c| [c.ask_at, free_at(c)]).flatten();
+        (names, times.filter(|at| *at > now).min())
     }
 
     /// A pod is about to be looked for.
@@ -200,21 +226,21 @@ impl Writes {
         }
     }
 
-    /// The answer to that. Tells whether it is certain that the pod does not exist.
-    pub(super) fn looked(&mut self, name: &str, outcome: &Outcome, now: Duration) -> bool {
-        let Some(creating) = self.creating.get_mut(name) else { return false };
+    /// The answer to that.
+    pub(super) fn looked(&mut self, name: &str, outcome: &Outcome, now: Duration) {
+        let Some(creating) = self.creating.get_mut(name) else { return };
         match outcome {
-            Ok(Answer::Found(None)) | Err(ApiError::NotFound) => {
+            // It was there, and is gone.
+            Ok(Answer::Found(None)) | Err(ApiError::NotFound) if creating.uid.is_some() => {
                 self.creating.remove(name);
-                return true;
             }
+            Ok(Answer::Found(None)) | Err(ApiError::NotFound) => creating.absent = Some(now),
             Ok(Answer::Found(Some(uid))) => {
                 creating.uid = Some(uid.clone());
                 creating.ask_at = Some(now + UNSEEN);
             }
             Ok(_) | Err(_) => creating.ask_at = Some(now + ASK_AGAIN),
         }
-        false
     }
 
     /// The watch showed a pod. When its creation was this leader's, tells when that was decided.
@@ -258,9 +284,14 @@ impl Writes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::testing;
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn server() -> Arc<Server> {
+        Arc::clone(&testing::catalogue(1).servers()[0])
     }
 
     fn patched(version: &str) -> Outcome {
@@ -302,7 +333,7 @@ mod tests {
     #[test]
     fn a_pod_counts_until_the_watch_shows_it() {
         let mut writes = Writes::default();
-        writes.creating("p", "se-1", s(0));
+        writes.creating("p", server(), s(0));
         assert_eq!(writes.due(s(9)), (vec![], None), "its call is on its way");
         writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(1));
         assert_eq!(writes.pod_shown("p", "earlier"), None);
@@ -314,24 +345,38 @@ mod tests {
     #[test]
     fn an_ambiguous_creation_counts_until_a_get_has_resolved_it() {
         let mut writes = Writes::default();
-        writes.creating("p", "se-1", s(0));
+        writes.creating("p", server(), s(0));
         writes.created("p", &Err(ApiError::Timeout), s(3));
         assert_eq!(writes.due(s(3)).0, ["p"]);
         writes.looking("p");
-        assert!(!writes.looked("p", &Err(ApiError::Timeout), s(6)));
+        writes.looked("p", &Err(ApiError::Timeout), s(6));
         assert_eq!(writes.due(s(6)), (vec![], Some(s(7))));
         writes.looking("p");
-        assert!(!writes.looked("p", &Ok(Answer::Found(Some("u".into()))), s(7)));
+        writes.looked("p", &Ok(Answer::Found(Some("u".into()))), s(7));
         assert_eq!(writes.creations().count(), 1);
         writes.looking("p");
-        assert!(writes.looked("p", &Ok(Answer::Found(None)), s(12)));
+        writes.looked("p", &Ok(Answer::Found(None)), s(12));
+        assert_eq!(writes.creations().count(), 0, "it was there, and is gone");
+    }
+
+    #[test]
+    fn one_that_is_not_found_keeps_its_place_for_a_while_since_it_may_yet_come() {
+        let mut writes = Writes::default();
+        writes.creating("p", server(), s(0));
+        writes.created("p", &Err(ApiError::Timeout), s(3));
+        writes.looking("p");
+        writes.looked("p", &Ok(Answer::Found(None)), s(4));
+        assert!(writes.creation("p").is_some_and(Creating::is_absent));
+        assert_eq!(writes.due(s(13)), (vec![], Some(s(14))));
+        assert_eq!(writes.creations().count(), 1);
+        writes.due(s(14));
         assert_eq!(writes.creations().count(), 0);
     }
 
     #[test]
     fn a_refused_creation_no_longer_counts() {
         let mut writes = Writes::default();
-        writes.creating("p", "se-1", s(0));
+        writes.creating("p", server(), s(0));
         writes.created("p", &Err(ApiError::Invalid(String::new())), s(1));
         assert_eq!(writes.creations().count(), 0);
     }

@@ -87,13 +87,13 @@ impl Brain {
     /// A claim whose current pod is not there and is not being created. Tells whether it waits for one.
     pub(super) fn plan_absent(&mut self, claim: &Arc<Claim>, plan: &mut Plan) -> bool {
         let Some(seen) = self.seen.claims.get(&claim.uid) else { return false };
-        let pod = PodRef { name: pod_name(&claim.uid, claim.transition), uid: String::new() };
+        let pod = || PodRef { name: pod_name(&claim.uid, claim.transition), uid: String::new() };
         if claim.ready == Some(claim.transition) {
-            self.lose(claim, &pod, LostWhy::Pod(FailureClass::Deleted), false, plan);
+            self.lose(claim, &pod(), LostWhy::Pod(FailureClass::Deleted), false, plan);
             return false;
         }
         if let Some((_, server)) = seen.had_pod.clone().filter(|(t, _)| *t == claim.transition) {
-            self.fail(claim, &pod, server.as_deref(), FailureClass::Deleted, plan);
+            self.fail(claim, &pod(), server.as_deref(), FailureClass::Deleted, plan);
             return false;
         }
         if let Some(refused) = seen.refused.clone() {

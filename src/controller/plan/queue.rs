@@ -33,9 +33,12 @@ enum Choice {
 }
 
 impl Brain {
-    /// Gives pods to claims, oldest first, for as long as there is room. Tells whether the limit leaves
-    /// somebody waiting.
+    /// Gives pods to claims, oldest first, for as long as there is room. Tells whether somebody is left
+    /// waiting for what another pod holds: room below the limit, or its server.
     pub(super) fn plan_queue(&mut self, mut queue: Vec<Arc<Claim>>, plan: &mut Plan) -> bool {
+        if queue.is_empty() {
+            return false;
+        }
         queue.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
         let limit = self.settings.limit;
         let shown = self.snapshot.pods.iter().filter(|pod| pod.view.is_live()).count();
@@ -45,6 +48,15 @@ impl Brain {
         let mut of_account: BTreeMap<Account, usize> = BTreeMap::new();
         let mut pressed = false;
         for claim in queue {
+            // It has a place already, and its server: that of a creation which may yet take effect.
+            let name = pod_name(&claim.uid, claim.transition);
+            if let Some(creating) = self.writes.creation(&name) {
+                let server = Arc::clone(&creating.server);
+                if self.may_create(&claim, plan) {
+                    self.create(&claim, name, server, plan);
+                }
+                continue;
+            }
             let why = match self.refusal_to_all(plan) {
                 Some(quota) => Some(quota),
                 None if used >= limit => {
@@ -60,11 +72,12 @@ impl Brain {
                         if self.may_create(&claim, plan) {
                             taken.insert(server.hostname.as_str().to_owned());
                             used += 1;
-                            self.create(&claim, server, plan);
+                            self.create(&claim, name, server, plan);
                         }
                         continue;
                     }
                     Choice::InUse => {
+                        pressed = true;
                         let text = "every server of this place is in use by another exit".to_owned();
                         Some((code::CAPACITY_FULL, text))
                     }
@@ -109,9 +122,8 @@ impl Brain {
         retry.is_none_or(|(at, _)| plan.due(at))
     }
 
-    fn create(&mut self, claim: &Arc<Claim>, server: Arc<Server>, plan: &mut Plan) {
-        let name = pod_name(&claim.uid, claim.transition);
-        self.writes.creating(&name, server.hostname.as_str(), plan.now.mono);
+    fn create(&mut self, claim: &Arc<Claim>, name: String, server: Arc<Server>, plan: &mut Plan) {
+        self.writes.creating(&name, Arc::clone(&server), plan.now.mono);
         plan.actions.push(Action::CreatePod(NewPod { name, claim: Arc::clone(claim), server }));
     }
 
@@ -119,7 +131,7 @@ impl Brain {
     fn servers_in_use(&self) -> BTreeSet<String> {
         let live = self.snapshot.pods.iter().filter(|pod| pod.view.is_live());
         let mut taken: BTreeSet<String> = live.flat_map(|pod| pod.servers()).map(str::to_owned).collect();
-        taken.extend(self.writes.creations().map(|creating| creating.server.clone()));
+        taken.extend(self.writes.creations().map(|creating| creating.server.hostname.as_str().to_owned()));
         taken
     }
 
@@ -168,7 +180,7 @@ impl Brain {
         if claim.reason.as_ref().is_some_and(|known| known.kind == kind && known.code == code) {
             return;
         }
-        if self.writes.claims.state(&claim.name, plan.now.mono) != Held::Free {
+        if self.writes.claims.state(&claim.uid, plan.now.mono) != Held::Free {
             return;
         }
         let (attempts, servers) = attempts(claim);
