@@ -216,7 +216,7 @@ impl App {
         };
         control.spawn(started_tx, exit_tx)?;
         started.await.map_err(|_| AppError::Control)??;
-        tracing::info!(%proxy_addr, %admin_addr, "listening");
+        tracing::info!(proxy = %proxy_addr, admin = %admin_addr, "listening");
         let Shared { readiness, metrics, .. } = shared;
         Ok(Self { proxy_addr, admin_addr, readiness, metrics, cut, exit })
     }

@@ -285,7 +285,7 @@ pub const SETTINGS: &[Setting] = &[
         Topic::Process,
         "LOG_FORMAT",
         Computed("`text` on a terminal, else `json`"),
-        "`json` (one object a line) or `text`. Lines go to standard error.",
+        "`json` (one object a line) or `text`. Lines go to standard output.",
     ),
 ];
 
