@@ -30,31 +30,30 @@ const UNSEEN: Duration = Duration::from_secs(5);
 /// How long between two questions for the pod of an ambiguous creation that have failed.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long the place of a pod whose creation was ambiguous is kept after a GET has not found it: the API
-/// server may be slow, and a creation that takes effect after all must not find its place taken.
+/// How long an ambiguous creation keeps its place, whatever a GET has found: the API server may only be
+/// slow, and a creation that takes effect after all must not find its place taken.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// A pod whose creation was decided and whose existence the watch has not shown.
 #[derive(Clone, Debug)]
-pub(super) struct Creating {
-    /// Its server: not to be given to another, and kept when its creation is tried again, so that it does
-    /// not matter which of the two takes effect.
-    pub(super) server: Arc<Server>,
+struct Creating {
+    /// Its server: not to be given to another.
+    server: Arc<Server>,
     /// When the creation was decided.
-    pub(super) since: Duration,
+    since: Duration,
     /// Its uid, once the API has told it.
     uid: Option<String>,
     /// When to look for it; none while a call about it is on its way.
     ask_at: Option<Duration>,
-    /// When it was looked for after an ambiguous creation and not found.
-    absent: Option<Duration>,
 }
 
-impl Creating {
-    /// Whether its creation may be sent again.
-    pub(super) fn is_absent(&self) -> bool {
-        self.absent.is_some()
-    }
+/// A creation that may yet take effect, even after another of the same name has, and its pod is gone.
+#[derive(Clone, Debug)]
+struct Ghost {
+    /// Its server; creating the pod again uses the same, so that it does not matter which takes effect.
+    server: Arc<Server>,
+    /// When it is no longer to be reckoned with.
+    until: Duration,
 }
 
 /// A claim or pod that a write is on its way for, or was not seen yet.
@@ -164,6 +163,8 @@ impl Holds {
 pub(super) struct Writes {
     /// Pods being created, by name.
     creating: BTreeMap<String, Creating>,
+    /// Creations that may yet take effect, by the pod's name.
+    ghosts: BTreeMap<String, Ghost>,
     /// Claims being written, by uid.
     pub(super) claims: Holds,
     /// Pods being deleted or asked about, by uid.
@@ -177,18 +178,30 @@ pub(super) struct Writes {
 impl Writes {
     /// A pod's creation is about to be sent.
     pub(super) fn creating(&mut self, name: &str, server: Arc<Server>, now: Duration) {
-        let creating = Creating { server, since: now, uid: None, ask_at: None, absent: None };
+        let creating = Creating { server, since: now, uid: None, ask_at: None };
         self.creating.insert(name.to_owned(), creating);
     }
 
-    /// The pod of that name, while it is being created.
-    pub(super) fn creation(&self, name: &str) -> Option<&Creating> {
-        self.creating.get(name)
+    /// Whether the creation of a pod of that name is on its way, or not shown yet.
+    pub(super) fn is_creating(&self, name: &str) -> bool {
+        self.creating.contains_key(name)
     }
 
-    /// Pods that count although the watch does not show them.
-    pub(super) fn creations(&self) -> impl Iterator<Item = &Creating> {
-        self.creating.values()
+    /// Whether any creation is.
+    pub(super) fn is_creating_any(&self) -> bool {
+        !self.creating.is_empty()
+    }
+
+    /// The server of a creation of that name that may yet take effect: its place is kept for it.
+    pub(super) fn ghost(&self, name: &str) -> Option<Arc<Server>> {
+        self.ghosts.get(name).map(|ghost| Arc::clone(&ghost.server))
+    }
+
+    /// The servers of the pods that count although the watch does not show them as live.
+    pub(super) fn places(&self, is_live: impl Fn(&str) -> bool) -> Vec<Arc<Server>> {
+        let ghosts = self.ghosts.iter().filter(|(name, _)| !self.is_creating(name) && !is_live(name));
+        let ghosts = ghosts.map(|(_, ghost)| &ghost.server);
+        self.creating.values().map(|creating| &creating.server).chain(ghosts).map(Arc::clone).collect()
     }
 
     /// A creation's call has ended.
@@ -200,8 +213,11 @@ impl Writes {
                 creating.ask_at = Some(now + UNSEEN);
             }
             // It may be one of that name that is going: look.
-            Ok(_) | Err(ApiError::AlreadyExists | ApiError::Timeout | ApiError::Unavailable(_)) => {
+            Ok(_) | Err(ApiError::AlreadyExists) => creating.ask_at = Some(now),
+            Err(ApiError::Timeout | ApiError::Unavailable(_)) => {
                 creating.ask_at = Some(now);
+                let ghost = Ghost { server: Arc::clone(&creating.server), until: now + LINGER };
+                self.ghosts.insert(name.to_owned(), ghost);
             }
             Err(ApiError::NotFound | ApiError::Conflict | ApiError::Invalid(_) | ApiError::Forbidden(..)) => {
                 self.creating.remove(name);
@@ -211,11 +227,11 @@ impl Writes {
 
     /// Names of the pods to be looked for now, and when the next will be, or a place becomes free.
     pub(super) fn due(&mut self, now: Duration) -> (Vec<String>, Option<Duration>) {
-        let free_at = |creating: &Creating| creating.absent.map(|since| since + LINGER);
-        self.creating.retain(|_, creating| free_at(creating).is_none_or(|at| at > now));
+        self.ghosts.retain(|_, ghost| ghost.until > now);
         let due = self.creating.iter().filter(|(_, c)| c.ask_at.is_some_and(|at| at <= now));
         let names = due.map(|(name, _)| name.clone()).collect();
-        let times = self.creating.values().flat_map(|c| [c.ask_at, free_at(c)]).flatten();
+        let times = self.creating.values().filter_map(|creating| creating.ask_at);
+        let times = times.chain(self.ghosts.values().map(|ghost| ghost.until));
         (names, times.filter(|at| *at > now).min())
     }
 
@@ -230,11 +246,9 @@ impl Writes {
     pub(super) fn looked(&mut self, name: &str, outcome: &Outcome, now: Duration) {
         let Some(creating) = self.creating.get_mut(name) else { return };
         match outcome {
-            // It was there, and is gone.
-            Ok(Answer::Found(None)) | Err(ApiError::NotFound) if creating.uid.is_some() => {
+            Ok(Answer::Found(None)) | Err(ApiError::NotFound) => {
                 self.creating.remove(name);
             }
-            Ok(Answer::Found(None)) | Err(ApiError::NotFound) => creating.absent = Some(now),
             Ok(Answer::Found(Some(uid))) => {
                 creating.uid = Some(uid.clone());
                 creating.ask_at = Some(now + UNSEEN);
@@ -330,6 +344,10 @@ mod tests {
         assert_eq!(holds.state("a", s(0)), Held::Free);
     }
 
+    fn count(writes: &Writes) -> usize {
+        writes.places(|_| false).len()
+    }
+
     #[test]
     fn a_pod_counts_until_the_watch_shows_it() {
         let mut writes = Writes::default();
@@ -337,13 +355,28 @@ mod tests {
         assert_eq!(writes.due(s(9)), (vec![], None), "its call is on its way");
         writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(1));
         assert_eq!(writes.pod_shown("p", "earlier"), None);
-        assert_eq!(writes.creations().count(), 1);
+        assert_eq!(count(&writes), 1);
         assert_eq!(writes.pod_shown("p", "u"), Some(s(0)));
-        assert_eq!(writes.creations().count(), 0);
+        assert_eq!(count(&writes), 0);
     }
 
     #[test]
-    fn an_ambiguous_creation_counts_until_a_get_has_resolved_it() {
+    fn a_created_pod_that_the_watch_never_shows_is_looked_for() {
+        let mut writes = Writes::default();
+        writes.creating("p", server(), s(0));
+        writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(0));
+        assert_eq!(writes.due(s(4)), (vec![], Some(s(5))));
+        assert_eq!(writes.due(s(5)).0, ["p"]);
+        writes.looking("p");
+        writes.looked("p", &Ok(Answer::Found(Some("u".into()))), s(5));
+        assert_eq!(writes.due(s(10)).0, ["p"]);
+        writes.looking("p");
+        writes.looked("p", &Ok(Answer::Found(None)), s(10));
+        assert_eq!(count(&writes), 0, "it was there, and is gone");
+    }
+
+    #[test]
+    fn an_ambiguous_creation_is_looked_for_and_keeps_its_place_for_a_while_even_so() {
         let mut writes = Writes::default();
         writes.creating("p", server(), s(0));
         writes.created("p", &Err(ApiError::Timeout), s(3));
@@ -352,25 +385,20 @@ mod tests {
         writes.looked("p", &Err(ApiError::Timeout), s(6));
         assert_eq!(writes.due(s(6)), (vec![], Some(s(7))));
         writes.looking("p");
-        writes.looked("p", &Ok(Answer::Found(Some("u".into()))), s(7));
-        assert_eq!(writes.creations().count(), 1);
-        writes.looking("p");
-        writes.looked("p", &Ok(Answer::Found(None)), s(12));
-        assert_eq!(writes.creations().count(), 0, "it was there, and is gone");
-    }
-
-    #[test]
-    fn one_that_is_not_found_keeps_its_place_for_a_while_since_it_may_yet_come() {
-        let mut writes = Writes::default();
-        writes.creating("p", server(), s(0));
-        writes.created("p", &Err(ApiError::Timeout), s(3));
-        writes.looking("p");
-        writes.looked("p", &Ok(Answer::Found(None)), s(4));
-        assert!(writes.creation("p").is_some_and(Creating::is_absent));
-        assert_eq!(writes.due(s(13)), (vec![], Some(s(14))));
-        assert_eq!(writes.creations().count(), 1);
-        writes.due(s(14));
-        assert_eq!(writes.creations().count(), 0);
+        writes.looked("p", &Ok(Answer::Found(None)), s(7));
+        assert!(!writes.is_creating("p"), "so that it may be sent again");
+        assert_eq!(count(&writes), 1);
+        assert!(writes.ghost("p").is_some());
+        // The second try works, and its pod ends at once: the first may still come.
+        writes.creating("p", server(), s(8));
+        writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(8));
+        assert_eq!(count(&writes), 1, "not twice");
+        writes.pod_shown("p", "u");
+        assert_eq!(writes.places(|name| name == "p").len(), 0, "the watch shows it");
+        assert_eq!(count(&writes), 1);
+        assert_eq!(writes.due(s(12)), (vec![], Some(s(13))));
+        writes.due(s(13));
+        assert_eq!(count(&writes), 0);
     }
 
     #[test]
@@ -378,6 +406,6 @@ mod tests {
         let mut writes = Writes::default();
         writes.creating("p", server(), s(0));
         writes.created("p", &Err(ApiError::Invalid(String::new())), s(1));
-        assert_eq!(writes.creations().count(), 0);
+        assert_eq!(count(&writes), 0);
     }
 }

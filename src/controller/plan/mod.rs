@@ -172,8 +172,7 @@ impl Brain {
 
     /// Whether the creation of the claim's current pod is on its way, or not yet shown.
     fn is_being_created(&self, claim: &Claim) -> bool {
-        let creation = self.writes.creation(&pod_name(&claim.uid, claim.transition));
-        creation.is_some_and(|creating| !creating.is_absent())
+        self.writes.is_creating(&pod_name(&claim.uid, claim.transition))
     }
 
     /// Whether a claim waits for a pod and somebody wants it, nothing else being the matter with it.
@@ -184,7 +183,7 @@ impl Brain {
             && !self.is_being_created(claim)
             && claim.ready != Some(claim.transition)
             && seen.refused.is_none()
-            && seen.had_pod.as_ref().is_none_or(|(transition, _)| *transition != claim.transition)
+            && seen.had_pod.as_ref().is_none_or(|had| had.transition != claim.transition)
             && claim
                 .reason
                 .as_ref()

@@ -190,6 +190,17 @@ fn a_lost_exit_is_replaced_given_up_or_deleted_by_the_sessions_kind() {
 }
 
 #[test]
+fn a_strict_sessions_exit_that_was_up_is_lost_even_if_the_claim_does_not_say_so_yet() {
+    let mut lab = Lab::new(5);
+    let (_, pod) = starting(&mut lab, "a-mode-strict");
+    lab.brain.on_health(&pod.view.uid, Health::Up, lab.time());
+    let ready = lab.one_at(0);
+    lab.end(&ready, Err(ApiError::Unavailable("away".into())));
+    lab.see_pod_gone(&pod);
+    assert_reason(&lab.one_at(2), ReasonKind::Lost, "exit_lost");
+}
+
+#[test]
 fn an_exit_that_ended_or_stays_unready_is_lost() {
     let mut lab = Lab::new(5);
     let (_, mut pod) = lab.ready("a");

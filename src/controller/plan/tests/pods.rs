@@ -255,7 +255,14 @@ fn a_creation_that_failed_is_tried_again_after_a_growing_pause() {
     let find = lab.one_at(0);
     lab.end(&find, Ok(Answer::Found(None)));
     assert!(lab.plan().is_empty());
-    assert!(matches!(lab.one_at(1), Action::CreatePod(_)));
+    let create = lab.one_at(1);
+    lab.end(&create, Err(ApiError::Unavailable("refused".into())));
+    let find = lab.one_at(1);
+    lab.end(&find, Ok(Answer::Found(None)));
+    let wait = lab.one_at(1);
+    assert_reason(&wait, ReasonKind::Waiting, "control_plane_unavailable");
+    lab.patched(&wait);
+    assert_eq!(created(&lab.one_at(2)), created(&create));
 }
 
 #[test]
