@@ -95,7 +95,7 @@ on_both! {
             futures::future::join_all(requests).await
         };
         tokio::select! {
-            () = async { watch.await } => unreachable!(),
+            () = watch => unreachable!(),
             seen = work => assert_eq!(seen.len(), 8),
         }
     }

@@ -43,8 +43,8 @@ impl Process {
         variables.extend(settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
         let mut child =
             program(&variables).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let mut errors = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut errors = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         // The addresses are in the log: port 0 is only known there.
         let listening = async {
             while let Some(line) = lines.next_line().await.expect("a line") {
