@@ -50,7 +50,7 @@ impl Process {
             while let Some(line) = lines.next_line().await.expect("a line") {
                 let Ok(value) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
                 let addr = |name: &str| value[name].as_str().and_then(|a| a.parse::<SocketAddr>().ok());
-                if let (Some(proxy), Some(admin)) = (addr("proxy_addr"), addr("admin_addr")) {
+                if let (Some(proxy), Some(admin)) = (addr("proxy"), addr("admin")) {
                     return (proxy, admin);
                 }
             }
