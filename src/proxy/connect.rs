@@ -129,8 +129,10 @@ pub(super) fn check_target(
     record.target = Some(target.clone());
     let destinations = &thread.shared.destinations;
     let local = if destinations.wants_local(&target) { local() } else { None };
-    destinations.check(&target, local)?;
-    Ok(target)
+    match destinations.check(&target, local) {
+        Ok(()) => Ok(target),
+        Err(refusal) => Err(refusal.error(&target)),
+    }
 }
 
 /// One request's claim on exits: which session, and until when it may be held.

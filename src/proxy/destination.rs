@@ -225,29 +225,29 @@ impl Own {
     }
 }
 
-impl From<Refusal> for ProxyError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Denied { rule, address } => {
-                let error = Self::new(
-                    Code::DestinationDenied,
-                    format!("the destination is refused: it belongs to {rule}"),
-                );
-                if address { Self { proxy_status: "destination_ip_prohibited", ..error } } else { error }
+impl Refusal {
+    /// What the client is told.
+    pub fn error(self, target: &Target) -> ProxyError {
+        match self {
+            Self::Denied { rule, address } => denied(&format!("{target} is refused: it belongs to {rule}"), address),
+            Self::Loop => ProxyError::new(Code::ProxyLoop, format!("{target} is this gateway itself")),
+            Self::Ipv6 => {
+                ProxyError::new(Code::UpstreamError, format!("{target}: the exits do not reach IPv6 addresses"))
+                    .hint("use the host's name or its IPv4 address")
             }
-            Refusal::Loop => Self::new(Code::ProxyLoop, "the destination is this gateway itself"),
-            Refusal::Ipv6 => Self::new(Code::UpstreamError, "the exits do not reach IPv6 addresses")
-                .hint("use the host's name or its IPv4 address"),
         }
     }
+}
+
+fn denied(message: &str, address: bool) -> ProxyError {
+    let error = ProxyError::new(Code::DestinationDenied, message.to_owned());
+    if address { ProxyError { proxy_status: "destination_ip_prohibited", ..error } } else { error }
 }
 
 impl From<TargetError> for ProxyError {
     fn from(error: TargetError) -> Self {
         match error {
-            TargetError::Zone => {
-                Refusal::Denied { rule: "link-local addresses".to_owned(), address: true }.into()
-            }
+            TargetError::Zone => denied("the destination is refused: addresses with a zone are link-local", true),
             TargetError::Port
             | TargetError::EmptyHost
             | TargetError::UserInfo

@@ -53,6 +53,9 @@ mod thread;
 mod upstream;
 mod wish;
 
+#[cfg(test)]
+mod tests;
+
 pub use destination::{DestinationError, Destinations};
 pub use error::{ALL_CODES, Code, ProxyError};
 

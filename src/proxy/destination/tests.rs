@@ -7,7 +7,7 @@ fn destinations(allow: &[&str], deny: &[&str]) -> Destinations {
 
 fn check(destinations: &Destinations, text: &str) -> Result<(), Code> {
     let target = Target::authority(text).map_err(|error| ProxyError::from(error).code)?;
-    destinations.check(&target, None).map_err(|refusal| ProxyError::from(refusal).code)
+    destinations.check(&target, None).map_err(|refusal| refusal.error(&target).code)
 }
 
 #[test]
@@ -223,8 +223,10 @@ fn a_gateway_known_by_an_address_is_a_loop_only_on_its_ports() {
 
 #[test]
 fn refusals_tell_addresses_from_names() {
-    let name = ProxyError::from(Refusal::Denied { rule: "the cluster".to_owned(), address: false });
+    let target = Target::authority("a.svc:80").unwrap();
+    let name = Refusal::Denied { rule: "the cluster".to_owned(), address: false }.error(&target);
     assert_eq!(name.proxy_status, "http_request_denied");
+    assert_eq!(name.message, "a.svc:80 is refused: it belongs to the cluster");
     let address = ProxyError::from(TargetError::Zone);
     assert_eq!((address.code, address.proxy_status), (Code::DestinationDenied, "destination_ip_prohibited"));
     assert_eq!(ProxyError::from(TargetError::Port).code, Code::BadTarget);

@@ -252,6 +252,7 @@ async fn a_client_that_leaves_in_the_middle_is_recorded() {
     pod.route("endless.test:80", Route::To(listener.local_addr().unwrap()));
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         while stream.write_all(&[b'x'; 8192]).await.is_ok() {}
     });

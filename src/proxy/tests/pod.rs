@@ -74,7 +74,8 @@ impl Pod {
 
     /// Checks that it got.
     pub(super) fn checks(&self) -> usize {
-        self.state.heads.lock().unwrap().len() - self.heads().len()
+        let all = self.state.heads.lock().unwrap().len();
+        all - self.heads().len()
     }
 
     /// Bytes that came before the answer, which Gluetun loses.
