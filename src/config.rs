@@ -1,9 +1,18 @@
-//! The gateway's settings: what they are, once read. `app` reads them at start; everything else gets
-//! the fields it needs by reference.
+//! The gateway's settings: what they are, once read. `main` loads them, `app` passes them on; everything
+//! else gets the fields it needs by reference.
 
-use std::net::SocketAddr;
+mod cluster;
+mod load;
+mod reader;
+mod settings;
+
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use cluster::cluster;
+pub use reader::{ConfigError, Environment, Mistake};
+pub use settings::{Fallback, SETTINGS, Setting, Topic, markdown};
 
 use crate::secret::Secret;
 use crate::servers::Source;
@@ -69,8 +78,10 @@ pub struct Config {
     pub vpn_type: String,
     /// `FIREWALL_INPUT_PORTS`: further ports that the pods let in, beside 8888 and 9999.
     pub firewall_input_ports: Vec<u16>,
-    /// `GATEWAY_URL`: the address that `/start` and `/status` hand out.
+    /// `GATEWAY_URL`: the address that `/start` and `/status` hand out, always `http://HOST:PORT`.
     pub gateway_url: String,
+    /// `GLUETUN_GATEWAY_SERVICE_HOST`: the cluster IP of the gateway's Service, which Kubernetes sets.
+    pub service_cluster_ip: Option<IpAddr>,
     /// `ALLOW_DESTINATIONS`: CIDRs and host patterns taken off the deny list.
     pub allow_destinations: Vec<String>,
     /// `DENY_DESTINATIONS`: further CIDRs and host patterns that are refused.

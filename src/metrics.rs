@@ -8,6 +8,9 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+#[cfg(test)]
+mod docs;
+
 /// Buckets of how long a request was held, in seconds: from the milliseconds of a hit to the 90 s of
 /// `START_TIMEOUT`.
 const HOLD_BUCKETS: &[f64] =

@@ -1,1 +1,205 @@
-//! (skeleton)
+//! Log lines: which ones, how they look, and the thread that writes them. `main` makes the subscriber
+//! global; tests give it to one thread or do without.
+//!
+//! A thread of the data path never waits for the terminal, the disk or the container runtime: lines go
+//! into a buffer of bounded size that a thread of its own empties. When it is full they are dropped and
+//! counted (`log_dropped_total`).
+
+mod writer;
+
+use std::io;
+
+use tracing::Subscriber;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry};
+
+pub use writer::{LineWriter, LogGuard};
+
+use crate::config::LogFormat;
+
+/// Target of the access log: one line for each request or tunnel at its end, at level INFO.
+pub const ACCESS: &str = "gluetun_gateway::access";
+
+/// Logs each failed try of a request as an ERROR, retried or not; we log a failure once, where it is
+/// known what it means.
+const KUBE_NOISE: &str = "kube_client::client::builder";
+
+/// Why `LOG_LEVEL` is not understood.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct FilterError(String);
+
+/// The filter that `LOG_LEVEL` means: one of the words DEBUG, INFO, WARNING, ERROR, CRITICAL (those of
+/// the original system) and TRACE, WARN, OFF, in any case; or a filter in `tracing`'s syntax, such as
+/// `info,gluetun_gateway::session=debug`.
+///
+/// A word below INFO is about the gateway's own lines: those of the libraries stay at INFO.
+///
+/// # Errors
+///
+/// When it is neither.
+pub fn filter(level: &str) -> Result<EnvFilter, FilterError> {
+    let directives = match level.trim().to_ascii_uppercase().as_str() {
+        "TRACE" | "NOTSET" => "info,gluetun_gateway=trace".to_owned(),
+        "DEBUG" => "info,gluetun_gateway=debug".to_owned(),
+        "INFO" => "info".to_owned(),
+        "WARN" | "WARNING" => "warn".to_owned(),
+        "ERROR" | "CRITICAL" | "FATAL" => "error".to_owned(),
+        "OFF" | "NONE" => "off".to_owned(),
+        "" => return Err(FilterError("it is empty".to_owned())),
+        // A word that is no level would be taken for the name of a crate, and turn everything else off.
+        word if word.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+            return Err(FilterError(format!("\"{}\" is not a level", level.trim())));
+        }
+        _ => level.trim().to_owned(),
+    };
+    let directives =
+        if directives.contains(KUBE_NOISE) { directives } else { format!("{directives},{KUBE_NOISE}=off") };
+    EnvFilter::try_new(directives).map_err(|error| FilterError(error.to_string()))
+}
+
+/// A subscriber that filters by `level` (see [`filter`]) and writes lines of `format` to `lines`.
+///
+/// # Errors
+///
+/// When `level` is not understood.
+pub fn subscriber(
+    level: &str,
+    format: LogFormat,
+    lines: LineWriter,
+) -> Result<Box<dyn Subscriber + Send + Sync>, FilterError> {
+    let registry = Registry::default().with(filter(level)?);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(false);
+    Ok(match format {
+        LogFormat::Json => Box::new(
+            registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)),
+        ),
+        LogFormat::Text => Box::new(registry.with(layer.compact().with_target(false).with_timer(Clock))),
+    })
+}
+
+/// The time of day in UTC with milliseconds: all that a person at a terminal needs of it.
+struct Clock;
+
+impl FormatTime for Clock {
+    fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+        let mut whole = String::with_capacity(32);
+        SystemTime.format_time(&mut Writer::new(&mut whole))?;
+        // 2026-11-25T13:28:00.123456Z
+        w.write_str(whole.get(11..23).unwrap_or(&whole))
+    }
+}
+
+/// Starts the thread that writes lines to standard output, and makes a subscriber of them the process's.
+/// `dropped` counts the lines that found no room. Lines are on their way until the guard is dropped:
+/// keep it to the end of `main`.
+///
+/// # Errors
+///
+/// When `level` is not understood, the thread cannot be started, or the process has a subscriber.
+pub fn install(level: &str, format: LogFormat, dropped: prometheus::IntCounter) -> io::Result<LogGuard> {
+    let (lines, guard) = writer::start(io::stdout(), dropped)?;
+    let subscriber = subscriber(level, format, lines)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
+    // Also makes it hear the libraries that use the `log` crate.
+    subscriber.try_init().map_err(io::Error::other)?;
+    Ok(guard)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Keeps what is written, for the test to read.
+    #[derive(Clone, Default)]
+    pub(super) struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Kept {
+        pub(super) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(level: &str, format: LogFormat, log: impl FnOnce()) -> String {
+        let kept = Kept::default();
+        let dropped = prometheus::IntCounter::new("dropped", "dropped").unwrap();
+        let (lines, guard) = writer::start(kept.clone(), dropped).unwrap();
+        let subscriber = subscriber(level, format, lines).unwrap();
+        tracing::subscriber::with_default(subscriber, log);
+        drop(guard);
+        kept.text()
+    }
+
+    #[test]
+    fn json_lines_are_flat() {
+        let text = logged("INFO", LogFormat::Json, || {
+            tracing::info!(target: ACCESS, account = "alice", bytes_up = 7, "tunnel closed");
+            tracing::debug!("not at this level");
+        });
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 1, "{text}");
+        assert_eq!(lines[0]["level"], "INFO");
+        assert_eq!(lines[0]["target"], ACCESS);
+        assert_eq!(lines[0]["message"], "tunnel closed");
+        assert_eq!(lines[0]["account"], "alice");
+        assert_eq!(lines[0]["bytes_up"], 7);
+        assert!(lines[0]["timestamp"].is_string());
+    }
+
+    #[test]
+    fn text_lines_are_short() {
+        let text = logged("debug", LogFormat::Text, || tracing::debug!(pod = "gluetun-1", "ready"));
+        let line = text.strip_suffix('\n').unwrap();
+        assert!(line.contains("DEBUG") && line.ends_with("ready pod=\"gluetun-1\""), "{line}");
+        assert_eq!(line.find(' '), Some(12), "the time of day: {line}");
+    }
+
+    #[test]
+    fn kube_is_told_once() {
+        let log = || {
+            tracing::error!(target: "kube_client::client::builder", "failed with error");
+            tracing::error!(target: "kube_client::client", "another");
+        };
+        assert_eq!(logged("INFO", LogFormat::Text, log).lines().count(), 1);
+        assert_eq!(logged("kube_client::client::builder=error", LogFormat::Text, log).lines().count(), 1);
+    }
+
+    #[test]
+    fn levels_of_the_original_and_filters_are_understood() {
+        for level in ["DEBUG", "info", "Warning", "ERROR", "CRITICAL", "trace", "off", "warn"] {
+            assert!(filter(level).is_ok(), "{level}");
+        }
+        assert!(filter("info,gluetun_gateway::session=debug").is_ok());
+        assert_eq!(filter("LOUD").unwrap_err().to_string(), "\"LOUD\" is not a level");
+        assert!(filter("").is_err());
+        assert!(filter("info,x=[").is_err());
+        assert!(filter("gluetun_gateway=loud").is_err());
+    }
+
+    #[test]
+    fn a_word_below_info_leaves_libraries_at_info() {
+        let text = logged("DEBUG", LogFormat::Text, || {
+            tracing::debug!(target: "hyper_util::client", "pooling");
+            tracing::debug!(target: "gluetun_gateway::session", "ours");
+        });
+        assert!(text.contains("ours") && !text.contains("pooling"), "{text}");
+    }
+}

@@ -22,7 +22,7 @@ use crate::session::FailureClass;
 use crate::session::api::{ApiError, ForbiddenKind, missing_right};
 use crate::session::claim::{Claim, Reason, ReasonKind};
 use crate::session::failure::code;
-use crate::session::pod::Stage;
+use crate::session::pod::{PodState, Stage};
 
 /// First and longest pause before a creation is tried again that the API could not carry out, or that a
 /// quota refused.
@@ -37,18 +37,6 @@ pub(super) struct Settings {
     pub(super) patience: Patience,
     /// How long the tunnels of an exit have that is dead, or in the way (`DRAIN_TIMEOUT`).
     pub(super) drain: Duration,
-}
-
-/// Pods by state, for the metric.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Census {
-    pub(super) pending: usize,
-    pub(super) starting: usize,
-    pub(super) ready: usize,
-    pub(super) unready: usize,
-    pub(super) terminating: usize,
-    pub(super) failed: usize,
-    pub(super) foreign: usize,
 }
 
 /// What the leader knows, and its decisions.
@@ -344,24 +332,19 @@ impl Brain {
         asked.filter_map(|pod| Some((pod.view.uid.clone(), pod.view.ip?))).collect()
     }
 
-    /// Pods by state.
-    pub(super) fn census(&self) -> Census {
-        let mut census = Census::default();
-        for pod in self.snapshot.pods.iter() {
-            let counter = match (pod.view.binding.is_some(), pod.view.stage) {
-                (false, _) => &mut census.foreign,
-                (true, Stage::Pending) => &mut census.pending,
-                (true, Stage::Terminating) => &mut census.terminating,
-                (true, Stage::Ended) => &mut census.failed,
-                (true, Stage::Running) => match self.seen.pods.get(&pod.view.uid) {
-                    Some(seen) if seen.is_healthy(pod) => &mut census.ready,
-                    Some(seen) if seen.told_up => &mut census.unready,
-                    Some(_) | None => &mut census.starting,
-                },
-            };
-            *counter += 1;
-        }
-        census
+    /// The state of each pod, for the metric.
+    pub(super) fn pod_states(&self) -> impl Iterator<Item = PodState> {
+        self.snapshot.pods.iter().map(|pod| match (pod.view.binding.is_some(), pod.view.stage) {
+            (false, _) => PodState::Foreign,
+            (true, Stage::Pending) => PodState::Pending,
+            (true, Stage::Terminating) => PodState::Terminating,
+            (true, Stage::Ended) => PodState::Failed,
+            (true, Stage::Running) => match self.seen.pods.get(&pod.view.uid) {
+                Some(seen) if seen.is_healthy(pod) => PodState::Ready,
+                Some(seen) if seen.told_up => PodState::Unready,
+                Some(_) | None => PodState::Starting,
+            },
+        })
     }
 
     /// The claim that a pod serves, if it is known.

@@ -2,7 +2,7 @@
 //! answers tell, and carries out what it plans. It is one task, and it alone plans; only the calls to the
 //! API overlap, so that a slow one delays nobody else's exit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::act::{Actor, CALL};
 use super::action::{Action, Now, Outcome};
-use super::brain::{Brain, Census, Settings};
+use super::brain::{Brain, Settings};
 use super::classify::Patience;
 use super::events::{Narrator, Poster, narrator};
 use super::facts::{ClaimRecord, PodFacts, Record};
@@ -38,7 +38,7 @@ use crate::metrics::Metrics;
 use crate::servers::Catalogue;
 use crate::session::api::ApiError;
 use crate::session::claim::CLAIM_SELECTOR;
-use crate::session::pod::POD_SELECTOR;
+use crate::session::pod::{POD_SELECTOR, PodState};
 
 /// After how long the API server ends a watch, so that one that has silently died is noticed. Below the
 /// idle limits of the usual load balancers.
@@ -79,17 +79,13 @@ pub(super) struct Term {
 struct Gauges(Arc<Metrics>);
 
 impl Gauges {
-    fn set(&self, census: Census) {
-        for (state, count) in [
-            ("pending", census.pending),
-            ("starting", census.starting),
-            ("ready", census.ready),
-            ("unready", census.unready),
-            ("terminating", census.terminating),
-            ("failed", census.failed),
-            ("foreign", census.foreign),
-        ] {
-            self.0.pods.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    fn set(&self, pods: impl Iterator<Item = PodState>) {
+        let mut counts: BTreeMap<PodState, i64> = PodState::ALL.map(|state| (state, 0)).into();
+        for state in pods {
+            *counts.entry(state).or_default() += 1;
+        }
+        for (state, count) in counts {
+            self.0.pods.with_label_values(&[state.as_str()]).set(count);
         }
     }
 }
@@ -97,7 +93,7 @@ impl Gauges {
 impl Drop for Gauges {
     fn drop(&mut self) {
         self.0.leader.set(0);
-        self.set(Census::default());
+        self.set(std::iter::empty());
     }
 }
 
@@ -200,7 +196,7 @@ impl Term {
                 narrator.tell(&story);
             }
             probes.keep(brain.pods_to_ask());
-            gauges.set(brain.census());
+            gauges.set(brain.pod_states());
         }
         // Nothing new is begun. Whoever leads next must not meet what is still on its way.
         let finished = timeout(FINISH, async { while calls.next().await.is_some() {} }).await.is_ok();

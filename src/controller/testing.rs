@@ -105,6 +105,7 @@ pub(super) fn config() -> Config {
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),
         gateway_url: "http://gluetun-gateway:8080".to_owned(),
+        service_cluster_ip: None,
         allow_destinations: Vec::new(),
         deny_destinations: Vec::new(),
         drain_delay: seconds(5),

@@ -13,8 +13,14 @@ use super::users::{self, MAX_FILE, Users};
 
 /// Takes over the users file each time that its content changes. It is polled: a mounted Secret or
 /// ConfigMap changes by swapping a symlink two levels up, which a watch on the file does not survive. On
-/// any mistake the old accounts stay, with one log line for each new state of the file. Never ends.
-pub async fn watch_users(path: PathBuf, authenticator: Authenticator, interval: Duration) -> Infallible {
+/// any mistake the old accounts stay, with one log line and one call of `on_mistake` for each new state
+/// of the file. Never ends.
+pub async fn watch_users(
+    path: PathBuf,
+    authenticator: Authenticator,
+    interval: Duration,
+    on_mistake: impl Fn() + Send,
+) -> Infallible {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_mistake = String::new();
@@ -32,6 +38,7 @@ pub async fn watch_users(path: PathBuf, authenticator: Authenticator, interval: 
             }
             Err(mistake) if mistake == last_mistake => {}
             Err(mistake) => {
+                on_mistake();
                 tracing::warn!(path = %path.display(), error = %mistake, "users file not taken, the old accounts stay");
                 last_mistake = mistake;
             }
@@ -66,6 +73,9 @@ fn read(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use base64::Engine as _;
 
     use super::*;
@@ -112,7 +122,11 @@ mod tests {
         std::os::unix::fs::symlink("..data/users", &path).unwrap();
         let auth = Authenticator::new(Users::parse(&first).unwrap()).unwrap();
         assert_eq!(auth.authenticate(&header("demo:old")).await.unwrap().account.as_str(), "demo");
-        let watcher = tokio::spawn(watch_users(path, auth.clone(), Duration::from_millis(5)));
+        let mistakes = Arc::new(AtomicUsize::new(0));
+        let watcher = tokio::spawn(watch_users(path, auth.clone(), Duration::from_millis(5), {
+            let mistakes = Arc::clone(&mistakes);
+            move || _ = mistakes.fetch_add(1, Ordering::Relaxed)
+        }));
 
         let until = async |text: &str| {
             while auth.fingerprint() != users::fingerprint(text) {
@@ -120,6 +134,9 @@ mod tests {
             }
         };
         publish("2", "demo:plain");
+        while mistakes.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let third = line("demo", "new") + &line("anna", "x");
         publish("3", &third);
         until(&third).await;
@@ -127,6 +144,7 @@ mod tests {
         assert_eq!(auth.authenticate(&header("demo:old")).await, Err(AuthError::Refused));
         assert!(auth.authenticate(&header("demo:new")).await.is_ok());
         assert!(auth.authenticate(&header("anna:x")).await.is_ok());
+        assert_eq!(mistakes.load(Ordering::Relaxed), 1, "one mistake is told once");
         watcher.abort();
     }
 }

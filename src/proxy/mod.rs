@@ -1,1 +1,284 @@
-//! (skeleton)
+//! The data path: from a client's connection to the tunnel through an exit. `app` binds
+//! [`Listeners`] and starts a [`Proxy`]; the session table tells it which exit, and it never sees the
+//! Kubernetes client.
+//!
+//! ```text
+//! listener ─▶ connection ─┬─ CONNECT ──────────────────────▶ connect ─▶ upstream ─▶ relay
+//!                         └─ plain (hyper) ─▶ forward ─▶ pool ──┘
+//! ```
+//!
+//! One data thread a core, each with its own runtime and listener (`SO_REUSEPORT`): a connection lives
+//! and dies on the thread that accepted it, so nothing crosses threads but the session table, the
+//! counters and the drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+
+use crate::config::Config;
+use crate::drain::Shutdown;
+use crate::identity::Authenticator;
+use crate::metrics::Metrics;
+use crate::readiness::Liveness;
+use crate::selector::Limits;
+use crate::servers::Catalogue;
+use crate::session::Sessions;
+
+mod buffers;
+mod check;
+mod client_io;
+mod connect;
+mod connection;
+pub mod destination;
+pub mod error;
+mod event;
+mod exits;
+mod forward;
+mod gluetun;
+mod head;
+mod headers;
+mod listener;
+mod plain;
+mod pool;
+mod record;
+mod relay;
+mod response;
+mod socket;
+pub mod target;
+mod thread;
+mod upstream;
+mod wish;
+
+#[cfg(test)]
+mod tests;
+
+pub use destination::{DestinationError, Destinations};
+pub use error::{ALL_CODES, Code, ProxyError};
+
+use exits::Exits;
+use target::Target;
+
+/// How long things may take. The settings that are a user's come from [`Config`]; the others have their
+/// reasons here.
+#[derive(Clone, Debug)]
+struct Timings {
+    /// A head, from the connection's begin (later: from its first byte).
+    head: Duration,
+    /// A connection between two requests.
+    keep_alive: Duration,
+    /// A client after an error, until it has read the answer and closed.
+    linger: Duration,
+    /// One dial to an exit: it is in the same cluster.
+    dial: Duration,
+    /// Pauses between dials.
+    dial_pauses: [Duration; 2],
+    /// Pause before another exit is asked for.
+    exit_pause: Duration,
+    /// An exit's answer to a CONNECT (`CONNECT_TIMEOUT`).
+    connect: Duration,
+    /// After so long without an answer the exit is checked.
+    silent: Duration,
+    /// The check of an exit.
+    check: Duration,
+    /// What the check asks for: a public resolver, by address, so that no name is looked up.
+    check_target: Target,
+    /// A tunnel for plain HTTP without a request. Origins keep connections for 5 s and more.
+    pooled: Duration,
+    /// A tunnel of which one side has ended and in which nothing moves.
+    half_idle: Duration,
+}
+
+impl Timings {
+    fn new(connect: Duration) -> Option<Self> {
+        Some(Self {
+            head: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
+            linger: Duration::from_millis(1500),
+            dial: Duration::from_secs(2),
+            dial_pauses: [Duration::from_millis(50), Duration::from_millis(100)],
+            exit_pause: Duration::from_millis(200),
+            connect,
+            silent: Duration::from_secs(5),
+            check: Duration::from_secs(3),
+            check_target: Target::authority("1.1.1.1:53").ok()?,
+            pooled: Duration::from_secs(4),
+            half_idle: Duration::from_secs(3600),
+        })
+    }
+}
+
+/// What all data threads share.
+struct Shared {
+    exits: Arc<dyn Exits>,
+    authenticator: Authenticator,
+    catalogue: watch::Receiver<Arc<Catalogue>>,
+    destinations: Destinations,
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
+    limits: Limits,
+    start_timeout: Duration,
+    timings: Timings,
+    checks: Arc<check::Checks>,
+    /// Client connections that may still begin.
+    slots: Arc<Semaphore>,
+    /// Told when a connection has ended.
+    freed: Notify,
+}
+
+/// What the proxy needs of the rest of the gateway.
+#[derive(Debug)]
+pub struct Deps {
+    /// The session table.
+    pub sessions: Sessions,
+    /// The password check.
+    pub authenticator: Authenticator,
+    /// The server list in use.
+    pub catalogue: watch::Receiver<Arc<Catalogue>>,
+    /// Which destinations are refused; with the gateway's own addresses
+    /// ([`Destinations::with_own`]).
+    pub destinations: Destinations,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The shutdown that the threads follow.
+    pub shutdown: Shutdown,
+    /// Where each data thread beats.
+    pub liveness: Liveness,
+}
+
+/// The proxy port, bound and not yet served: bind every port, then start.
+#[derive(Debug)]
+pub struct Listeners {
+    addr: SocketAddr,
+    sockets: Vec<std::net::TcpListener>,
+}
+
+impl Listeners {
+    /// Binds the proxy port for so many threads. Port 0 becomes a free one.
+    ///
+    /// # Errors
+    ///
+    /// When the port is taken or may not be used.
+    pub fn bind(addr: SocketAddr, threads: usize) -> io::Result<Self> {
+        let (addr, sockets) = socket::listen(addr, threads.max(1))?;
+        Ok(Self { addr, sockets })
+    }
+
+    /// Where they listen.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+/// The running data path.
+#[derive(Debug)]
+pub struct Proxy {
+    addr: SocketAddr,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    ended: mpsc::UnboundedReceiver<usize>,
+}
+
+/// Starts the data threads. They end when the drain is over ([`Shutdown::run`]).
+///
+/// # Errors
+///
+/// When a thread or its runtime cannot be made.
+pub fn start(config: &Config, listeners: Listeners, deps: Deps) -> io::Result<Proxy> {
+    let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown, liveness } = deps;
+    let shared =
+        Shared::new(config, Arc::new(sessions), authenticator, catalogue, destinations, metrics, shutdown)?;
+    serve(Arc::new(shared), listeners, &liveness)
+}
+
+impl Shared {
+    fn new(
+        config: &Config,
+        exits: Arc<dyn Exits>,
+        authenticator: Authenticator,
+        catalogue: watch::Receiver<Arc<Catalogue>>,
+        destinations: Destinations,
+        metrics: Arc<Metrics>,
+        shutdown: Shutdown,
+    ) -> io::Result<Self> {
+        let limits =
+            Limits { max_idle: config.max_idle_timeout, max_wait: config.start_timeout, ..Limits::default() };
+        let timings = Timings::new(config.connect_timeout)
+            .ok_or_else(|| io::Error::other("the check address is malformed"))?;
+        Ok(Self {
+            exits,
+            authenticator,
+            catalogue,
+            destinations,
+            metrics,
+            shutdown,
+            limits,
+            start_timeout: config.start_timeout,
+            timings,
+            checks: Arc::default(),
+            slots: Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
+            freed: Notify::new(),
+        })
+    }
+}
+
+fn serve(shared: Arc<Shared>, listeners: Listeners, liveness: &Liveness) -> io::Result<Proxy> {
+    let files = socket::raise_open_files();
+    tracing::info!(addr = %listeners.addr, threads = listeners.sockets.len(), open_files = files, "the proxy port is open");
+    let (ending, ended) = mpsc::unbounded_channel();
+    let mut threads = Vec::with_capacity(listeners.sockets.len());
+    for (index, listener) in listeners.sockets.into_iter().enumerate() {
+        let (ready, is_ready) = sync_channel(1);
+        let (shared, ending) = (Arc::clone(&shared), ending.clone());
+        let heartbeat = liveness.register(format!("proxy-{index}"));
+        let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(move || {
+            let _end = Ending { index, ending };
+            listener::run(shared, listener, heartbeat, &ready);
+        })?;
+        threads.push(thread);
+        // A thread that ends without a word has panicked.
+        is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a data thread ended at its start")))?;
+    }
+    Ok(Proxy { addr: listeners.addr, threads, ended })
+}
+
+/// Tells that a data thread has ended, however it has.
+struct Ending {
+    index: usize,
+    ending: mpsc::UnboundedSender<usize>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Nobody listens once the proxy has been dropped.
+        let _ = self.ending.send(self.index);
+    }
+}
+
+impl Proxy {
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Ends when a data thread has ended, and says which: before the drain is over, a reason to begin
+    /// one. After the last it never ends again.
+    pub async fn thread_ended(&mut self) -> usize {
+        match self.ended.recv().await {
+            Some(index) => index,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the data threads, after [`Shutdown::run`]. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    ///
+    /// How many threads have panicked.
+    pub fn join(self) -> Result<(), usize> {
+        let panicked = self.threads.into_iter().filter_map(|thread| thread.join().err()).count();
+        if panicked == 0 { Ok(()) } else { Err(panicked) }
+    }
+}

@@ -66,8 +66,13 @@ fn read(path: &Path) -> Result<String, LoadError> {
 
 /// Publishes a new catalogue each time that the file's content changes. It is polled: a mounted
 /// ConfigMap changes by swapping a symlink two levels up, which a watch on the file does not survive. On
-/// any mistake the old catalogue stays, with one log line for each new mistake.
-pub async fn watch_file(path: PathBuf, tx: watch::Sender<Arc<Catalogue>>, interval: Duration) -> Infallible {
+/// any mistake the old catalogue stays, with one log line and one call of `on_mistake` for each new mistake.
+pub async fn watch_file(
+    path: PathBuf,
+    tx: watch::Sender<Arc<Catalogue>>,
+    interval: Duration,
+    on_mistake: impl Fn() + Send,
+) -> Infallible {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_mistake = String::new();
@@ -95,6 +100,7 @@ pub async fn watch_file(path: PathBuf, tx: watch::Sender<Arc<Catalogue>>, interv
             }
             Err(mistake) => {
                 if mistake != last_mistake {
+                    on_mistake();
                     tracing::warn!(path = %path.display(), error = %mistake, "server list not taken, the old one stays");
                     last_mistake = mistake;
                 }
@@ -114,6 +120,8 @@ fn reload(path: &Path, current: &[u8; 32]) -> Result<Option<Catalogue>, LoadErro
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     const ONE: &str = r#"[{"vpn":"wireguard","country":"Sweden","hostname":"se-1"}]"#;
@@ -150,16 +158,24 @@ mod tests {
         std::os::unix::fs::symlink("..data/servers.json", &path).unwrap();
         let first = load(&Source::File(path.clone())).unwrap();
         let (tx, mut rx) = watch::channel(Arc::new(first));
-        let watcher = tokio::spawn(watch_file(path, tx, Duration::from_millis(5)));
+        let mistakes = Arc::new(AtomicUsize::new(0));
+        let watcher = tokio::spawn(watch_file(path, tx, Duration::from_millis(5), {
+            let mistakes = Arc::clone(&mistakes);
+            move || _ = mistakes.fetch_add(1, Ordering::Relaxed)
+        }));
 
         publish("2", TWO);
         rx.changed().await.unwrap();
         assert_eq!(rx.borrow_and_update().len(), 2);
         // A mistake publishes nothing: the next change that arrives is the one after it.
         publish("3", "[]");
+        while mistakes.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         publish("4", ONE);
         rx.changed().await.unwrap();
         assert_eq!(rx.borrow_and_update().len(), 1);
+        assert_eq!(mistakes.load(Ordering::Relaxed), 1, "one mistake is told once");
         watcher.abort();
     }
 

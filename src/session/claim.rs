@@ -317,3 +317,8 @@ fn timestamp(time: SystemTime) -> Timestamp {
 fn system_time(time: Timestamp) -> SystemTime {
     SystemTime::from(time)
 }
+
+/// How long ago `time` was; zero for the future, which another replica's clock may be in.
+pub(crate) fn age(time: SystemTime) -> Duration {
+    SystemTime::now().duration_since(time).unwrap_or_default()
+}

@@ -16,6 +16,10 @@ pub struct Exit {
     pub pod: Arc<str>,
     /// Uid of the pod: a pod of the same name made later is another exit.
     pub uid: Arc<str>,
+    /// Uid of the claim that it serves.
+    pub(super) claim_uid: Arc<str>,
+    /// Which exit of the claim it is.
+    pub(super) transition: i32,
     /// Where its HTTP proxy listens.
     pub proxy_addr: SocketAddr,
     /// Where its health server listens.
@@ -46,5 +50,27 @@ impl Exit {
     /// Requests and tunnels of this replica that use it now.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// An exit of no pod, for tests of the data path.
+    #[cfg(test)]
+    pub(crate) fn at(proxy_addr: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            pod: Arc::from("gluetun-test"),
+            uid: Arc::from(format!("uid-{proxy_addr}")),
+            claim_uid: Arc::from("claim-uid"),
+            transition: 0,
+            proxy_addr,
+            health_addr: proxy_addr,
+            authorization: Secret::from("Basic cG9kOnNlc2FtZQ=="),
+            server: Arc::from("se-sto-wg-001"),
+            country: Arc::from("Sweden"),
+            city: Arc::from("Stockholm"),
+            gone: CancellationToken::new(),
+            active: AtomicUsize::new(0),
+            bytes_up: AtomicU64::new(0),
+            bytes_down: AtomicU64::new(0),
+            reached_check: AtomicBool::new(false),
+        })
     }
 }

@@ -143,6 +143,8 @@ pub mod code {
     pub const UNAVAILABLE: &str = "control_plane_unavailable";
     /// The exit of a strict session is lost.
     pub const EXIT_LOST: &str = "exit_lost";
+    /// All of them.
+    pub const ALL: [&str; 6] = [CAPACITY_FULL, QUOTA_FULL, QUEUE_FULL, FORBIDDEN, UNAVAILABLE, EXIT_LOST];
 }
 
 /// Why a session could not be given an exit.

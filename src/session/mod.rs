@@ -5,9 +5,21 @@
 
 pub mod api;
 pub mod claim;
+mod ensure;
 mod exit;
 pub mod failure;
+mod feed;
+mod index;
 pub mod pod;
+pub mod probe;
+mod renewal;
+mod sessions;
+mod table;
+#[cfg(test)]
+mod tests;
 
 pub use exit::Exit;
 pub use failure::{AcquireError, FailureClass};
+pub use feed::{Driver, sessions};
+pub use sessions::{Acquired, Fault, Sessions};
+pub use table::{WAITERS, WAITERS_PER_SESSION};

@@ -144,6 +144,51 @@ impl PodView {
     }
 }
 
+/// The states by which the leader counts pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PodState {
+    /// No container runs yet.
+    Pending,
+    /// The container runs, its VPN is not up yet.
+    Starting,
+    /// The VPN is up.
+    Ready,
+    /// The VPN was up, and its health server says no.
+    Unready,
+    /// Being deleted.
+    Terminating,
+    /// Ended, and not deleted yet.
+    Failed,
+    /// Made by another system.
+    Foreign,
+}
+
+impl PodState {
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Starting,
+        Self::Ready,
+        Self::Unready,
+        Self::Terminating,
+        Self::Failed,
+        Self::Foreign,
+    ];
+
+    /// The label of the metric.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Unready => "unready",
+            Self::Terminating => "terminating",
+            Self::Failed => "failed",
+            Self::Foreign => "foreign",
+        }
+    }
+}
+
 /// The claim that a pod serves. Its name must be the one that follows from the claim's uid and the
 /// transition, so a copied or edited pod is foreign and not taken for an exit.
 fn binding(name: &str, annotations: &BTreeMap<String, String>) -> Option<Binding> {

@@ -2,4 +2,9 @@
 //! through the Kubernetes API, so that the gateway can be tried and tested with nothing installed.
 //! Nothing of the gateway knows that it is simulated.
 
+pub mod api;
+pub mod cluster;
 pub mod container;
+pub mod demo;
+pub mod gluetun;
+pub mod kubelet;

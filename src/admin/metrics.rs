@@ -1,0 +1,28 @@
+//! `GET /metrics`: Prometheus' text format.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::Admin;
+use super::response::Failure;
+
+/// Every metric of the process.
+pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    admin.sessions.observe();
+    admin.metrics.servers.set(i64::try_from(admin.catalogue.borrow().len()).unwrap_or(i64::MAX));
+    admin.metrics.pods_limit.set(i64::try_from(admin.config.instance_limit).unwrap_or(i64::MAX));
+    match admin.metrics.gather() {
+        Ok(text) => {
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            ([(CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be gathered");
+            Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "Metrics cannot be gathered").into_response()
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The control plane: one thread with a runtime of its own, on which everything runs that is no tunnel:
+//! the watches, the leader, the admin port, the files that are looked at.
+//!
+//! It is apart from the data threads so that neither a burst of watch events nor a slow scrape stalls a
+//! tunnel.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::supervise::Tasks;
+use super::{AppError, Exit, Shared};
+use crate::admin::{self, Admin};
+use crate::controller;
+use crate::drain::Phase;
+use crate::identity;
+use crate::proxy::Proxy;
+use crate::readiness::Condition;
+use crate::servers::{self, Catalogue, Source};
+use crate::session::Driver;
+
+/// How long connecting to the API server may take on the path of a request: kube's own limit is 30 s.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long the last activity of sessions may take to be written at the end.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// How long the sessions and the controller have to end. With the admin port's second it stays below what
+/// the settings keep of the pod's grace period (7 s, 2 of them for what is cut).
+const STOP: Duration = Duration::from_millis(3500);
+
+/// How long the data threads have to end once everything that they served is gone.
+const JOIN: Duration = Duration::from_millis(300);
+
+/// What `/readyz` waits for, beside the listeners.
+#[derive(Debug)]
+pub(super) struct Conditions {
+    /// Pods and claims have been listed.
+    watches: Condition,
+    /// A server list is there; told, not waited for.
+    servers: Condition,
+}
+
+impl Conditions {
+    pub(super) fn new(shared: &Shared) -> Self {
+        Self { watches: shared.readiness.require("watches"), servers: shared.readiness.mention("servers") }
+    }
+}
+
+/// Everything that the control plane runs.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) shared: Shared,
+    pub(super) kube: kube::Config,
+    pub(super) admin: TcpListener,
+    pub(super) driver: Driver,
+    pub(super) proxy: Proxy,
+    pub(super) catalogue: watch::Sender<Arc<Catalogue>>,
+    pub(super) conditions: Conditions,
+    pub(super) reload_interval: Duration,
+}
+
+/// The two clients of one API server.
+struct Clients {
+    /// For the path of a request and the leader's writes: a failure is told at once, and whoever asked
+    /// decides. kube's own retries would go on for three minutes.
+    requests: kube::Client,
+    /// For watches and what else has time.
+    patient: kube::Client,
+}
+
+impl Clients {
+    fn new(config: kube::Config) -> Result<Self, kube::Error> {
+        let mut quick = config.clone();
+        quick.default_retry = false;
+        quick.connect_timeout = Some(CONNECT);
+        Ok(Self { requests: kube::Client::try_from(quick)?, patient: kube::Client::try_from(config)? })
+    }
+}
+
+impl Control {
+    /// Starts the thread. `started` is told when everything runs or why not, `exit` how it ended.
+    pub(super) fn spawn(
+        self,
+        started: oneshot::Sender<Result<(), AppError>>,
+        exit: watch::Sender<Option<Exit>>,
+    ) -> io::Result<()> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+            let ended = runtime.block_on(self.run(started));
+            // A read of a file that hangs must not keep the process.
+            runtime.shutdown_background();
+            exit.send_replace(Some(ended));
+        })?;
+        Ok(())
+    }
+
+    async fn run(self, started: oneshot::Sender<Result<(), AppError>>) -> Exit {
+        let clients = Clients::new(self.kube).map_err(|error| AppError::Kube(Box::new(error)));
+        let admin = tokio::net::TcpListener::from_std(self.admin).map_err(AppError::Io);
+        let (clients, admin) = match (clients, admin) {
+            (Ok(clients), Ok(admin)) => (clients, admin),
+            (Err(error), _) | (_, Err(error)) => {
+                // Who started us has gone if this fails, and the exit says it as well.
+                started.send(Err(error)).ok();
+                return Exit::Failed;
+            }
+        };
+        let shared = self.shared;
+        let Clients { requests, patient } = clients;
+        let stop = CancellationToken::new();
+        let stop_admin = CancellationToken::new();
+        let mut tasks = Tasks::default();
+
+        tasks.spawn("sessions", {
+            let (shared, stop, watches) = (shared.clone(), stop.clone(), self.conditions.watches);
+            let (driver, requests) = (self.driver, requests.clone());
+            async move {
+                let namespace = &shared.config.namespace;
+                let run = driver.run(requests, patient, namespace, stop, FLUSH);
+                let mut run = std::pin::pin!(run);
+                // Held here, so that a driver that ends or panics before its first lists fails it.
+                tokio::select! {
+                    () = shared.sessions.synced() => watches.met(),
+                    () = run.as_mut() => return,
+                }
+                run.await;
+            }
+        });
+        tasks.spawn("controller", {
+            let (shared, stop) = (shared.clone(), stop.clone());
+            async move {
+                let Shared { config, metrics, catalogue, .. } = shared;
+                if let Err(error) = controller::run(requests, config, metrics, catalogue, stop).await {
+                    tracing::error!(%error, "the controller gave up");
+                }
+            }
+        });
+        tasks.spawn("admin", {
+            let router = admin::router(Admin {
+                config: Arc::clone(&shared.config),
+                metrics: Arc::clone(&shared.metrics),
+                readiness: shared.readiness.clone(),
+                liveness: shared.liveness.clone(),
+                sessions: shared.sessions.clone(),
+                catalogue: shared.catalogue.clone(),
+            });
+            admin::serve(admin, router, stop_admin.clone())
+        });
+        tasks.spawn("users", {
+            let (path, authenticator) = (shared.config.users_file.clone(), shared.authenticator.clone());
+            let errors = shared.metrics.reload_errors.with_label_values(&["users"]);
+            async move {
+                let count = move || errors.inc();
+                identity::watch_users(path, authenticator, self.reload_interval, count).await;
+            }
+        });
+        tasks.spawn(
+            "servers",
+            servers(&shared, self.catalogue, self.conditions.servers, self.reload_interval),
+        );
+        tasks.spawn("heartbeat", shared.liveness.register("control").run());
+        let mut proxy = self.proxy;
+        started.send(Ok(())).ok();
+
+        // 1. Until it is told to end, or something ends that should not.
+        let mut failed = tokio::select! {
+            () = tasks.unexpected_end() => true,
+            thread = proxy.thread_ended() => {
+                tracing::error!(thread, "a data thread ended that should not have");
+                true
+            }
+            () = shared.begin.cancelled() => false,
+        };
+        // 2. Unready; accepting; closing, when those who wait are told; what is open gets its time.
+        shared.readiness.drain();
+        let (delay, timeout) = (shared.config.drain_delay, shared.config.drain_timeout);
+        tracing::info!(
+            delay = %humantime::format_duration(delay),
+            timeout = %humantime::format_duration(timeout),
+            open = shared.shutdown.open(),
+            "shutting down"
+        );
+        let drained = async {
+            let told = async {
+                shared.shutdown.reached(Phase::Closing).await;
+                shared.sessions.close();
+            };
+            tokio::join!(shared.shutdown.run(delay, timeout), told).0
+        };
+        let drained = tokio::select! {
+            drained = drained => drained,
+            never = tasks.all_unexpected_ends() => match never {},
+        };
+        tracing::info!(?drained, "drained");
+        // 3. The control plane: last renewals written, leadership given up. The admin port is last, so
+        // that the end can be watched.
+        stop.cancel();
+        tasks.stop(&["sessions", "controller"], STOP).await;
+        failed |= !joined(proxy).await;
+        stop_admin.cancel();
+        tasks.stop(&["admin"], STOP).await;
+        let exit = if failed || tasks.failed() { Exit::Failed } else { Exit::Clean };
+        tracing::info!(code = exit.code(), "ended");
+        exit
+    }
+}
+
+/// Waits for the data threads, whose work is over; whether all ended in good order.
+async fn joined(proxy: Proxy) -> bool {
+    let join = tokio::task::spawn_blocking(|| proxy.join());
+    match tokio::time::timeout(JOIN, join).await {
+        Ok(Ok(Ok(()))) => true,
+        Ok(Ok(Err(panicked))) => {
+            tracing::error!(panicked, "data threads panicked");
+            false
+        }
+        Ok(Err(_)) => false,
+        // Stuck in a call of the system's: the end of the process ends it.
+        Err(_) => {
+            tracing::warn!("a data thread did not end in time");
+            true
+        }
+    }
+}
+
+/// Follows the server list where it is a file, and says when there is one.
+fn servers(
+    shared: &Shared,
+    catalogue: watch::Sender<Arc<Catalogue>>,
+    loaded: Condition,
+    interval: Duration,
+) -> impl Future<Output = ()> + Send + use<> {
+    let path = match &shared.config.servers {
+        Some(Source::File(path)) => Some(path.clone()),
+        Some(Source::Text(_)) | None => None,
+    };
+    let mut current = shared.catalogue.clone();
+    let errors = shared.metrics.reload_errors.with_label_values(&["servers"]);
+    async move {
+        let following = async {
+            match path {
+                Some(path) => {
+                    servers::watch_file(path, catalogue, interval, move || errors.inc()).await;
+                }
+                // The sender must live: receivers take its end for that of the process.
+                None => {
+                    std::future::pending::<()>().await;
+                    drop(catalogue);
+                }
+            }
+        };
+        let telling = async {
+            if current.wait_for(|catalogue| !catalogue.is_empty()).await.is_ok() {
+                loaded.met();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::join!(following, telling);
+    }
+}

@@ -1,0 +1,477 @@
+//! From an environment to a [`Config`]: each setting, what it must be, and how it must fit the others.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+
+use super::reader::{ConfigError, Environment, Reader, quoted, split};
+use super::{Config, LogFormat, TunDevice};
+use crate::identity::Users;
+use crate::proxy::{DestinationError, Destinations};
+use crate::secret::Secret;
+use crate::servers::{self, Source};
+use crate::session::pod::{HEALTH_PORT, PROXY_PORT};
+use crate::telemetry;
+
+/// Of the pod's grace period, what the end of the process needs beside draining, at most: 2 s for what is
+/// cut, 5 s for last renewals, leadership given up and the admin port.
+const STOP_MARGIN: Duration = Duration::from_secs(7);
+
+/// Shortest admin token: less is guessed.
+const MIN_TOKEN: usize = 16;
+
+/// Bytes of a WireGuard key (a Curve25519 scalar).
+const WIREGUARD_KEY: usize = 32;
+
+/// Longest namespace name (RFC 1123 label).
+const MAX_LABEL: usize = 63;
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+impl Config {
+    /// Reads every setting, and the files that they name.
+    ///
+    /// # Errors
+    ///
+    /// With all mistakes at once.
+    pub fn load(env: &Environment) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(env);
+        let config = read(&mut reader, env);
+        match config {
+            Some(config) if reader.mistakes.is_empty() => Ok(config),
+            _ => Err(ConfigError(reader.mistakes)),
+        }
+    }
+}
+
+/// `None` only after a mistake. Everything is read before anything is missed, so that all are told.
+fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
+    let proxy_addr = address(r, "PROXY_ADDR");
+    let admin_addr = address(r, "ADMIN_ADDR");
+    if let (Some(proxy), Some(admin)) = (proxy_addr, admin_addr)
+        && proxy.port() != 0
+        && proxy.port() == admin.port()
+        && (proxy.ip() == admin.ip() || proxy.ip().is_unspecified() || admin.ip().is_unspecified())
+    {
+        r.mistake("ADMIN_ADDR", format!("{admin} collides with PROXY_ADDR {proxy}"), "take another port");
+    }
+    let users_file = users(r);
+    let admin_tokens = tokens(r);
+    let namespace = namespace(r, env);
+    let gateway_url = gateway_url(r, namespace.as_deref());
+    let service_cluster_ip = service_cluster_ip(r);
+
+    let instance_limit = r.number("INSTANCE_LIMIT", 1, 10_000);
+    let idle_timeout = r.duration("IDLE_TIMEOUT", secs(2), secs(30 * DAY));
+    let max_idle_timeout = r.duration("MAX_IDLE_TIMEOUT", secs(2), secs(30 * DAY));
+    not_over(r, ("IDLE_TIMEOUT", idle_timeout), ("MAX_IDLE_TIMEOUT", max_idle_timeout));
+    let start_timeout = r.duration("START_TIMEOUT", secs(1), secs(600));
+    let start_attempt_timeout = r.duration("START_ATTEMPT_TIMEOUT", secs(1), secs(600));
+    not_over(r, ("START_ATTEMPT_TIMEOUT", start_attempt_timeout), ("START_TIMEOUT", start_timeout));
+
+    let gluetun_image = image(r);
+    let vpn_provider = provider(r);
+    let vpn_type = r.choice("VPN_TYPE", &[("wireguard", "wireguard".to_owned())], &[]);
+    let tun_device = tun_device(r);
+    let exit_ipv6 = r.switch("EXIT_IPV6");
+    let firewall_input_ports = ports(r);
+    wireguard_key(r);
+    wireguard_addresses(r);
+
+    let servers = servers(r);
+
+    let connect_timeout = r.duration("CONNECT_TIMEOUT", secs(1), secs(300));
+    let (allow_destinations, deny_destinations) = destinations(r);
+    let max_connections = r.number("MAX_CONNECTIONS", 1, 1_000_000);
+    let data_threads = match r.given("DATA_THREADS") {
+        Some(_) => r.number("DATA_THREADS", 1, 256),
+        None => Some(env.cpus.clamp(1, 256)),
+    };
+    let drain_delay = r.duration("DRAIN_DELAY", secs(0), secs(600));
+    let drain_timeout = r.duration("DRAIN_TIMEOUT", secs(0), secs(DAY));
+    grace_period(r, drain_delay, drain_timeout);
+
+    let identity = r.given("POD_NAME").unwrap_or_else(|| format!("{}-{}", env.hostname, std::process::id()));
+    let log_level = log_level(r);
+    let log_format = match r.given("LOG_FORMAT") {
+        Some(_) => r.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("text", LogFormat::Text)], &[]),
+        None => Some(if env.terminal { LogFormat::Text } else { LogFormat::Json }),
+    };
+
+    Some(Config {
+        proxy_addr: proxy_addr?,
+        admin_addr: admin_addr?,
+        users_file: users_file?,
+        admin_tokens: admin_tokens?,
+        namespace: namespace?,
+        identity,
+        instance_limit: instance_limit?,
+        idle_timeout: idle_timeout?,
+        max_idle_timeout: max_idle_timeout?,
+        start_timeout: start_timeout?,
+        start_attempt_timeout: start_attempt_timeout?,
+        connect_timeout: connect_timeout?,
+        exit_ipv6: exit_ipv6?,
+        tun_device: tun_device?,
+        gluetun_image: gluetun_image?,
+        vpn_provider: vpn_provider?,
+        vpn_type: vpn_type?,
+        firewall_input_ports: firewall_input_ports?,
+        gateway_url: gateway_url?,
+        service_cluster_ip,
+        allow_destinations,
+        deny_destinations,
+        drain_delay: drain_delay?,
+        drain_timeout: drain_timeout?,
+        max_connections: max_connections?,
+        data_threads: data_threads?,
+        servers,
+        log_level: log_level?,
+        log_format: log_format?,
+    })
+}
+
+fn address(r: &mut Reader<'_>, name: &'static str) -> Option<SocketAddr> {
+    r.parse(name, "write an address and a port, such as 0.0.0.0:8080 or [::]:8080")
+}
+
+/// The users file, once its content is known to be good.
+fn users(r: &mut Reader<'_>) -> Option<PathBuf> {
+    const NAME: &str = "USERS_FILE";
+    let Some(path) = r.given(NAME) else {
+        if !r.mistaken(NAME) {
+            r.mistake(
+                NAME,
+                "is not set, and without accounts nobody could use the proxy",
+                "write the path of a file with lines such as `gluetun-gateway hash-password --user NAME` prints",
+            );
+        }
+        return None;
+    };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            r.mistake(NAME, format!("cannot read {path}: {error}"), "write the path of a readable file");
+            return None;
+        }
+    };
+    match Users::parse(&text) {
+        Ok(_) => Some(PathBuf::from(path)),
+        Err(mistakes) => {
+            for mistake in mistakes {
+                r.mistake(
+                    NAME,
+                    format!("{path}, {mistake}"),
+                    "`gluetun-gateway hash-password --user NAME` prints a good line",
+                );
+            }
+            None
+        }
+    }
+}
+
+fn tokens(r: &mut Reader<'_>) -> Option<Vec<Secret>> {
+    const NAME: &str = "ADMIN_TOKEN";
+    let before = r.mistakes.len();
+    let Some(text) = r.secret(NAME) else {
+        return (r.mistakes.len() == before).then(Vec::new);
+    };
+    let tokens: Vec<&str> = split(text.expose()).collect();
+    for (n, token) in tokens.iter().enumerate() {
+        let n = n + 1;
+        if token.len() < MIN_TOKEN {
+            r.mistake(
+                NAME,
+                format!("token {n} of {} is shorter than {MIN_TOKEN} characters", tokens.len()),
+                "make one with `openssl rand -hex 32`",
+            );
+        } else if !token.bytes().all(|b| b.is_ascii_graphic()) {
+            r.mistake(
+                NAME,
+                format!("token {n} of {} has characters that no header can carry", tokens.len()),
+                "make one with `openssl rand -hex 32`",
+            );
+        }
+    }
+    if tokens.is_empty() {
+        r.mistake(NAME, "holds no token", "make one with `openssl rand -hex 32`, or remove it");
+    }
+    Some(tokens.into_iter().map(Secret::from).collect())
+}
+
+fn namespace(r: &mut Reader<'_>, env: &Environment) -> Option<String> {
+    const NAME: &str = "K8S_NAMESPACE";
+    if let Some(given) = r.given(NAME) {
+        if !is_label(&given) {
+            r.mistake(
+                NAME,
+                format!("{} is not a namespace's name", quoted(&given)),
+                "write at most 63 of a-z, 0-9 and -",
+            );
+            return None;
+        }
+        return Some(given);
+    }
+    let own = std::fs::read_to_string(&env.namespace_file).ok();
+    let own = own.map(|text| text.trim().to_owned()).filter(|text| is_label(text));
+    Some(own.unwrap_or_else(|| "gluetun-system".to_owned()))
+}
+
+/// Whether it is an RFC 1123 label.
+fn is_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= MAX_LABEL
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// `http://HOST:PORT`, with the port spelt out.
+fn gateway_url(r: &mut Reader<'_>, namespace: Option<&str>) -> Option<String> {
+    const NAME: &str = "GATEWAY_URL";
+    let Some(given) = r.given(NAME) else {
+        return Some(format!("http://gluetun-gateway.{}.svc.cluster.local:8080", namespace?));
+    };
+    let parsed = given.parse::<http::Uri>().ok().filter(|uri| {
+        uri.scheme() == Some(&http::uri::Scheme::HTTP)
+            && matches!(uri.path(), "" | "/")
+            && uri.query().is_none()
+            && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
+    });
+    let Some((host, port)) =
+        parsed.as_ref().and_then(|uri| Some((uri.host()?, uri.port_u16().unwrap_or(80))))
+    else {
+        // Not shown: who writes a URL with credentials would find them in the log.
+        r.mistake(
+            NAME,
+            "is not the address of a proxy",
+            "write http://HOST:PORT, without credentials and path",
+        );
+        return None;
+    };
+    Some(format!("http://{host}:{port}"))
+}
+
+fn service_cluster_ip(r: &mut Reader<'_>) -> Option<IpAddr> {
+    // Set by the kubelet, not by a person: what does not parse (`None` of a headless Service) is nothing.
+    r.given("GLUETUN_GATEWAY_SERVICE_HOST")?.parse().ok()
+}
+
+/// A mistake where `low` is more than `high`.
+fn not_over(r: &mut Reader<'_>, low: (&str, Option<Duration>), high: (&str, Option<Duration>)) {
+    if let ((name, Some(value)), (other, Some(limit))) = (low, high)
+        && value > limit
+    {
+        let shown = |d| humantime::format_duration(d);
+        r.mistake(
+            name,
+            format!("{} is more than {other}, which is {}", shown(value), shown(limit)),
+            format!("lower it, or raise {other}"),
+        );
+    }
+}
+
+fn grace_period(r: &mut Reader<'_>, delay: Option<Duration>, timeout: Option<Duration>) {
+    const NAME: &str = "TERMINATION_GRACE_PERIOD_SECONDS";
+    let Some(text) = r.given(NAME) else { return };
+    let Ok(grace) = text.parse::<u32>().map(|n| secs(n.into())) else {
+        r.mistake(NAME, format!("{} is not a number of seconds", quoted(&text)), "write one");
+        return;
+    };
+    if let (Some(delay), Some(timeout)) = (delay, timeout)
+        && delay + timeout + STOP_MARGIN > grace
+    {
+        let need = delay + timeout + STOP_MARGIN;
+        r.mistake(
+            NAME,
+            format!(
+                "DRAIN_DELAY ({}) and DRAIN_TIMEOUT ({}) and {} to stop do not fit into {}",
+                humantime::format_duration(delay),
+                humantime::format_duration(timeout),
+                humantime::format_duration(STOP_MARGIN),
+                humantime::format_duration(grace),
+            ),
+            format!("raise the pod's terminationGracePeriodSeconds to {}, or lower them", need.as_secs()),
+        );
+    }
+}
+
+fn image(r: &mut Reader<'_>) -> Option<String> {
+    const NAME: &str = "GLUETUN_IMAGE";
+    let image = r.value(NAME)?;
+    if image.contains(char::is_whitespace) || !image.is_ascii() {
+        r.mistake(
+            NAME,
+            format!("{} is not an image's name", quoted(&image)),
+            "write one such as qmcgaw/gluetun:v3.41.3",
+        );
+        return None;
+    }
+    Some(image)
+}
+
+fn provider(r: &mut Reader<'_>) -> Option<String> {
+    const NAME: &str = "VPN_SERVICE_PROVIDER";
+    let provider = r.value(NAME)?;
+    // "private internet access" and "vpn unlimited" are names of Gluetun's.
+    if !provider.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b' ')) {
+        r.mistake(
+            NAME,
+            format!("{} is not a provider's name", quoted(&provider)),
+            "write it as Gluetun does, such as mullvad",
+        );
+        return None;
+    }
+    Some(provider.to_ascii_lowercase())
+}
+
+fn tun_device(r: &mut Reader<'_>) -> Option<TunDevice> {
+    const NAME: &str = "TUN_DEVICE";
+    let text = r.value(NAME)?;
+    match text.to_ascii_lowercase().as_str() {
+        "hostpath" => return Some(TunDevice::HostPath),
+        "mknod" => return Some(TunDevice::Mknod),
+        "none" => return Some(TunDevice::None),
+        _ => {}
+    }
+    let is_name = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    if let Some((domain, name)) = text.split_once('/')
+        && is_name(domain)
+        && domain.contains('.')
+        && is_name(name)
+    {
+        return Some(TunDevice::Resource(text));
+    }
+    r.mistake(
+        NAME,
+        format!("{} is not one of its values", quoted(&text)),
+        "write hostPath, mknod, none or a device plugin's resource such as squat.ai/tun",
+    );
+    None
+}
+
+/// Ports, without those that are always open.
+fn ports(r: &mut Reader<'_>) -> Option<Vec<u16>> {
+    const NAME: &str = "FIREWALL_INPUT_PORTS";
+    let mut ports = BTreeSet::new();
+    let mut good = true;
+    for word in r.words(NAME) {
+        match word.parse::<u16>() {
+            Ok(port) if port > 0 => {
+                ports.insert(port);
+            }
+            _ => {
+                good = false;
+                r.mistake(
+                    NAME,
+                    format!("{} is not a port", quoted(&word)),
+                    "write ports from 1 to 65535, separated by commas",
+                );
+            }
+        }
+    }
+    ports.remove(&PROXY_PORT);
+    ports.remove(&HEALTH_PORT);
+    good.then(|| ports.into_iter().collect())
+}
+
+fn wireguard_key(r: &mut Reader<'_>) {
+    const NAME: &str = "WIREGUARD_PRIVATE_KEY";
+    let Some(key) = r.secret(NAME) else { return };
+    let decoded = base64::engine::general_purpose::STANDARD.decode(key.expose());
+    // Made a secret, so that the buffer is wiped.
+    let length = decoded.ok().map(|bytes| {
+        let length = bytes.len();
+        drop(secrecy::SecretSlice::from(bytes));
+        length
+    });
+    let fix = "write the key as `wg genkey` and the provider's page show it, 44 characters that end in =";
+    match length {
+        Some(WIREGUARD_KEY) => {}
+        Some(n) => r.mistake(NAME, format!("is base64 of {n} bytes, and a key has {WIREGUARD_KEY}"), fix),
+        None => r.mistake(NAME, "is not base64", fix),
+    }
+}
+
+fn wireguard_addresses(r: &mut Reader<'_>) {
+    const NAME: &str = "WIREGUARD_ADDRESSES";
+    let Some(addresses) = r.secret(NAME) else { return };
+    let fix = "write addresses with prefix lengths, such as 10.64.0.2/32, separated by commas";
+    for (n, word) in split(addresses.expose()).enumerate() {
+        if !is_prefix(word) {
+            r.mistake(NAME, format!("address {} has no prefix length, or is none", n + 1), fix);
+        }
+    }
+    if split(addresses.expose()).next().is_none() {
+        r.mistake(NAME, "holds no address", fix);
+    }
+}
+
+/// Whether it is an address with a prefix length.
+fn is_prefix(word: &str) -> bool {
+    let Some((address, length)) = word.split_once('/') else { return false };
+    let most = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    length.bytes().all(|b| b.is_ascii_digit()) && length.parse::<u8>().is_ok_and(|n| n <= most)
+}
+
+/// The source of the server list, once its content is known to be good: a gateway that starts with a
+/// list that it cannot read would answer every request with an error.
+fn servers(r: &mut Reader<'_>) -> Option<Source> {
+    let text = r.given("SERVERS_JSON");
+    let path = r.given("SERVERS_FILE_PATH");
+    let (name, source) = match (text, path) {
+        (Some(text), _) => ("SERVERS_JSON", Source::Text(text)),
+        (None, Some(path)) => ("SERVERS_FILE_PATH", Source::File(Path::new(&path).to_owned())),
+        (None, None) => return None,
+    };
+    if let Err(error) = servers::load(&source) {
+        r.mistake(name, error.to_string(), "give Gluetun's servers.json, one provider's object of it, or the array that `format-servers -format json` prints");
+    }
+    Some(source)
+}
+
+fn destinations(r: &mut Reader<'_>) -> (Vec<String>, Vec<String>) {
+    let allow = r.words("ALLOW_DESTINATIONS");
+    let deny = r.words("DENY_DESTINATIONS");
+    for DestinationError { setting, entry, why } in
+        Destinations::parse(&allow, &deny).err().into_iter().flatten()
+    {
+        r.mistake(
+            setting,
+            format!("{}: {why}", quoted(&entry)),
+            "write addresses, CIDRs such as 10.0.0.0/8, names, or patterns such as *.internal.example",
+        );
+    }
+    (allow, deny)
+}
+
+fn log_level(r: &mut Reader<'_>) -> Option<String> {
+    const NAME: &str = "LOG_LEVEL";
+    let level = r.value(NAME)?;
+    if let Err(error) = telemetry::filter(&level) {
+        r.mistake(
+            NAME,
+            error.to_string(),
+            "write DEBUG, INFO, WARNING or ERROR, or a filter such as info,gluetun_gateway::session=debug",
+        );
+        return None;
+    }
+    Some(level)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Whether an exit still passes anything on. Gluetun says that it is healthy for two to three minutes
+//! after its tunnel has died, so the gateway asks for itself: a CONNECT to a public resolver through the
+//! exit's own proxy. One check an exit at a time, for all data threads; whoever asks shares its result.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Timings;
+use super::gluetun::Refusal;
+use super::target::Target;
+use super::upstream::{self, Answer};
+use crate::session::Exit;
+
+/// How often an exit that has not passed its first check is checked again while it is in use.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It reaches the check address.
+    Alive,
+    /// It does not, and it once did.
+    Dead,
+    /// It does not and never has: that proves nothing (a provider may block the address).
+    Unknown,
+}
+
+/// The checks of all exits.
+#[derive(Debug, Default)]
+pub(super) struct Checks(Mutex<HashMap<Arc<str>, Check>>);
+
+#[derive(Debug)]
+struct Check {
+    exit: Weak<Exit>,
+    begun: Instant,
+    verdict: watch::Receiver<Option<Verdict>>,
+}
+
+impl Checks {
+    /// Sees to it that the exit has been checked once, without waiting for it.
+    pub(super) fn in_background(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) {
+        let again =
+            |check: &Check| check.exit.as_ptr() != Arc::as_ptr(exit) || check.begun.elapsed() >= AGAIN;
+        let due = self.lock().get(&exit.uid).is_none_or(again);
+        if due {
+            self.begin(exit, timings);
+        }
+    }
+
+    /// Checks the exit, or waits for the check that is going on.
+    pub(super) async fn verdict(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) -> Verdict {
+        let mut verdict = self.begin(exit, timings);
+        // An error means that the thread that checked has ended: then nothing is known.
+        match verdict.wait_for(Option::is_some).await {
+            Ok(verdict) => verdict.unwrap_or(Verdict::Unknown),
+            Err(_) => Verdict::Unknown,
+        }
+    }
+
+    fn begin(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) -> watch::Receiver<Option<Verdict>> {
+        let mut checks = self.lock();
+        if let Some(check) = checks.get(&exit.uid) {
+            let running = check.verdict.borrow().is_none() && check.verdict.has_changed().is_ok();
+            if running && check.exit.as_ptr() == Arc::as_ptr(exit) {
+                return check.verdict.clone();
+            }
+        }
+        checks.retain(|_, check| check.exit.strong_count() > 0);
+        let (found, verdict) = watch::channel(None);
+        let check = Check { exit: Arc::downgrade(exit), begun: Instant::now(), verdict: verdict.clone() };
+        checks.insert(Arc::clone(&exit.uid), check);
+        drop(checks);
+        let (exit, timings) = (Arc::clone(exit), timings.clone());
+        // A task of its own: the request that asked may give up, others wait for the result.
+        tokio::task::spawn_local(async move {
+            found.send_replace(Some(check_now(&exit, &timings).await));
+        });
+        verdict
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Check>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn check_now(exit: &Exit, timings: &Timings) -> Verdict {
+    let alive = match tokio::time::timeout(timings.check, reaches(exit, &timings.check_target, timings)).await
+    {
+        Ok(alive) => alive,
+        Err(_) => false,
+    };
+    if alive {
+        exit.reached_check.store(true, Ordering::Relaxed);
+        Verdict::Alive
+    } else if exit.reached_check.load(Ordering::Relaxed) {
+        Verdict::Dead
+    } else {
+        Verdict::Unknown
+    }
+}
+
+/// Whether anything answers from beyond the tunnel: even a refused connection does.
+async fn reaches(exit: &Exit, target: &Target, timings: &Timings) -> bool {
+    match upstream::ask(exit, target, timings.dial).await {
+        Ok((_, Answer::Open { .. })) => true,
+        Ok((_, Answer::Refused(refusal))) => refusal == Refusal::Refused,
+        Ok((_, Answer::Closed)) | Err(_) => false,
+    }
+}

@@ -1,0 +1,425 @@
+//! One client's connection, from accept to close: heads are read here as long as they are CONNECTs,
+//! anything else goes to `plain`. Called by `listener`.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::connect::{Admitted, Credentials, Hold, Opened, admit, check_target};
+use super::error::{Code, ProxyError};
+use super::head::{Head, HeadError, MAX_HEAD, Scan, Scanner};
+use super::plain;
+use super::record::{Kind, Outcome, Record};
+use super::relay::{self, End, Ends};
+use super::response::{self, Established};
+use super::target::{Target, TargetError};
+use super::thread::{Connection, Thread};
+use super::upstream::{read_some, write_all};
+
+/// Bytes of a client that are taken in while its request is held.
+const MAX_EARLY: usize = 16 * 1024;
+/// Failed logins on one connection: then it closes, and guessing costs a connection each.
+const MAX_REFUSED: u32 = 2;
+/// Bytes that a client may still send after an error before it is closed on.
+const LINGER_BYTES: usize = 64 * 1024;
+
+/// Serves a client until its connection is closed.
+pub(super) async fn serve(
+    thread: Rc<Thread>,
+    stream: TcpStream,
+    client: SocketAddr,
+    connection: Rc<Connection>,
+) {
+    // Boxed, so that an open tunnel does not hold the room that opening it took.
+    match Box::pin(begin(&thread, stream, client, &connection)).await {
+        Next::Closed => {}
+        Next::Tunnel(tunnel) => tunnel.run(&thread).await,
+        Next::Plain { stream, read } => {
+            Box::pin(plain::serve(thread, stream, read, client, connection)).await;
+        }
+    }
+}
+
+/// What a connection goes on as.
+enum Next {
+    /// It is over.
+    Closed,
+    /// As a tunnel.
+    Tunnel(Tunnel),
+    /// As HTTP: what has been read of it comes first.
+    Plain { stream: TcpStream, read: Vec<u8> },
+}
+
+/// How reading a head ended, if not with one.
+enum NoHead {
+    /// The client has closed, or has not begun a head that nobody waits for.
+    Closed,
+    /// It is answered with an error.
+    Error(ProxyError),
+}
+
+async fn begin(thread: &Rc<Thread>, stream: TcpStream, client: SocketAddr, connection: &Connection) -> Next {
+    let mut bytes = Vec::new();
+    let mut first = true;
+    loop {
+        let (start, end) = match read_head(thread, &stream, &mut bytes, first).await {
+            Ok(found) => found,
+            Err(NoHead::Closed) => return Next::Closed,
+            Err(NoHead::Error(error)) => {
+                let record = Record::new(&thread.counters, Kind::None, client);
+                return refuse(thread, stream, &error, record).await;
+            }
+        };
+        first = false;
+        let head = match Head::parse(bytes.get(start..end).unwrap_or_default()) {
+            Ok(head) => head,
+            Err(error) => {
+                let record = Record::new(&thread.counters, Kind::None, client);
+                return refuse(thread, stream, &error.into(), record).await;
+            }
+        };
+        if head.method != "CONNECT" {
+            if head.target.contains('#') {
+                // RFC 9112, 3.2: a request target has no fragment; hyper would drop it in silence.
+                let record = Record::new(&thread.counters, Kind::None, client);
+                let error = ProxyError::new(Code::BadTarget, "a request target has no fragment");
+                return refuse(thread, stream, &error, record).await;
+            }
+            bytes.drain(..start);
+            return Next::Plain { stream, read: bytes };
+        }
+        let mut record = Record::new(&thread.counters, Kind::Connect, client);
+        let request = Request {
+            credentials: Credentials::of(thread, head.authorization),
+            target: Target::authority(head.target),
+            has_body: head.has_body,
+        };
+        let keep_alive = head.keep_alive;
+        bytes.drain(..end);
+        let opened = {
+            let open = open(thread, &stream, request, &mut record);
+            while_there(&stream, &mut bytes, open).await
+        };
+        let error = match opened {
+            None => {
+                record.finish(Outcome::ClientGone);
+                return Next::Closed;
+            }
+            Some(Ok(opened)) => {
+                let tunnel = Tunnel { client: stream, early: bytes, opened, record, greeting: Greeting::Due };
+                return Next::Tunnel(tunnel);
+            }
+            Some(Err(error)) => error,
+        };
+        // What follows an unanswered CONNECT is the tunnel's first data or the next request: only the
+        // client knows, so a connection with such bytes does not go on.
+        let close = closes(connection, &error) || !keep_alive || !bytes.is_empty();
+        if close {
+            return refuse(thread, stream, &error, record).await;
+        }
+        if let Sent::No = send(thread, &stream, &error, record, false).await {
+            return Next::Closed;
+        }
+    }
+}
+
+/// Whether the connection ends with this answer. All errors end it but the challenge, and that too when
+/// it has been failed before.
+pub(super) fn closes(connection: &Connection, error: &ProxyError) -> bool {
+    if error.code == Code::AuthFailed {
+        connection.refused.set(connection.refused.get() + 1);
+    }
+    !error.keeps_connection() || connection.refused.get() >= MAX_REFUSED
+}
+
+/// A CONNECT, detached from its bytes.
+struct Request {
+    credentials: Credentials,
+    target: Result<Target, TargetError>,
+    has_body: bool,
+}
+
+async fn open(
+    thread: &Rc<Thread>,
+    stream: &TcpStream,
+    request: Request,
+    record: &mut Record,
+) -> Result<Opened, ProxyError> {
+    let admitted = admit(thread, request.credentials, record).await?;
+    if request.has_body {
+        return Err(connect_with_body());
+    }
+    let local = || stream.local_addr().ok().map(|addr| addr.ip());
+    open_tunnel(thread, admitted, request.target, local, record).await
+}
+
+/// RFC 9110, 9.3.6: a CONNECT has no content, and what looks like it would be taken for the tunnel's.
+pub(super) fn connect_with_body() -> ProxyError {
+    ProxyError::new(Code::NotAProxyRequest, "a CONNECT request has no body")
+        .hint("leave Content-Length and Transfer-Encoding out")
+}
+
+/// Opens the tunnel of a CONNECT by an admitted client.
+pub(super) async fn open_tunnel(
+    thread: &Rc<Thread>,
+    admitted: Admitted,
+    target: Result<Target, TargetError>,
+    local: impl FnOnce() -> Option<std::net::IpAddr>,
+    record: &mut Record,
+) -> Result<Opened, ProxyError> {
+    let target = check_target(thread, target, local, record)?;
+    let mut hold = Hold::begin(thread, admitted);
+    let grant = hold.grant(thread, record).await?;
+    hold.open(thread, grant, &target, record).await
+}
+
+/// Reads until a head is complete, and returns where it lies. The first head has its time from the
+/// connection's begin; a later one from its first byte, before which the connection may be idle for a
+/// while.
+async fn read_head(
+    thread: &Thread,
+    stream: &TcpStream,
+    bytes: &mut Vec<u8>,
+    first: bool,
+) -> Result<(usize, usize), NoHead> {
+    let timings = &thread.shared.timings;
+    let mut scanner = Scanner::default();
+    let mut deadline = Instant::now() + if first { timings.head } else { timings.keep_alive };
+    let mut begun = first;
+    loop {
+        match scanner.scan(bytes) {
+            Scan::Complete { start, end } => return Ok((start, end)),
+            Scan::Partial => {}
+            Scan::TooLarge => return Err(NoHead::Error(HeadError::TooManyFields.into())),
+            Scan::Bad(why) => return Err(NoHead::Error(HeadError::Malformed(why).into())),
+        }
+        let read = async {
+            if begun {
+                return timeout_at(deadline, read_some(stream, bytes)).await;
+            }
+            tokio::select! {
+                biased;
+                read = timeout_at(deadline, read_some(stream, bytes)) => read,
+                () = thread.closing.waiter() => Ok(Ok(0)),
+            }
+        };
+        match read.await {
+            Ok(Ok(0) | Err(_)) => return Err(NoHead::Closed),
+            Ok(Ok(_)) => {}
+            Err(_) if begun => {
+                let error = ProxyError::new(
+                    Code::HeadTimeout,
+                    format!("the request's head did not come within {} s", timings.head.as_secs()),
+                );
+                return Err(NoHead::Error(error));
+            }
+            Err(_) => return Err(NoHead::Closed),
+        }
+        if !begun {
+            begun = true;
+            deadline = Instant::now() + timings.head;
+        }
+        // One byte more shows that it is too large.
+        if bytes.len() > MAX_HEAD + MAX_EARLY {
+            return Err(NoHead::Error(HeadError::TooManyFields.into()));
+        }
+    }
+}
+
+/// Runs `future`, for as long as the client is there; `None` once it has hung up, which an end of its
+/// stream means too. Reads on meanwhile: what comes is appended to `early`, until that is full.
+async fn while_there<T>(
+    stream: &TcpStream,
+    early: &mut Vec<u8>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|cx| {
+        if let Poll::Ready(value) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(value));
+        }
+        match poll_early(cx, stream, early) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Ready once the client has hung up.
+fn poll_early(cx: &mut Context<'_>, stream: &TcpStream, early: &mut Vec<u8>) -> Poll<()> {
+    loop {
+        let room = MAX_EARLY.saturating_sub(early.len());
+        if room == 0 {
+            return Poll::Pending;
+        }
+        if std::task::ready!(stream.poll_read_ready(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        let begin = early.len();
+        early.resize(begin + room.min(4096), 0);
+        let read = stream.try_read(early.get_mut(begin..).unwrap_or_default());
+        early.truncate(begin + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => return Poll::Ready(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Poll::Ready(()),
+        }
+    }
+}
+
+/// Answers with an error and closes.
+async fn refuse(thread: &Thread, stream: TcpStream, error: &ProxyError, record: Record) -> Next {
+    if let Sent::Yes = send(thread, &stream, error, record, true).await {
+        thread.linger(&stream, thread.shared.timings.linger, LINGER_BYTES).await;
+    }
+    Next::Closed
+}
+
+/// Whether an answer reached the socket.
+enum Sent {
+    Yes,
+    No,
+}
+
+async fn send(
+    thread: &Thread,
+    stream: &TcpStream,
+    error: &ProxyError,
+    mut record: Record,
+    close: bool,
+) -> Sent {
+    let bytes = response::error_bytes(error, record.id, close);
+    let sent = timeout(thread.shared.timings.head, write_all(stream, &bytes)).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        record.finish(Outcome::ClientGone);
+        return Sent::No;
+    }
+    record.status = error.code.status();
+    record.finish(Outcome::Failed(error.code));
+    if close {
+        shut(stream);
+    }
+    Sent::Yes
+}
+
+/// Says that nothing more comes; reading goes on.
+fn shut(stream: &TcpStream) {
+    // Fails only on a connection that is gone.
+    let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+}
+
+/// A tunnel that is open on both sides.
+pub(super) struct Tunnel {
+    /// The client's connection.
+    pub(super) client: TcpStream,
+    /// What the client has sent already.
+    pub(super) early: Vec<u8>,
+    /// The exit's side.
+    pub(super) opened: Opened,
+    /// The record, which ends with the tunnel.
+    pub(super) record: Record,
+    /// What the client has been told.
+    pub(super) greeting: Greeting,
+}
+
+/// What a client has been told of its tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// Nothing: the 200 is due.
+    Due,
+    /// The 200, by hyper.
+    Sent,
+    /// That protocols are switched; what has come from the origin so far has been counted.
+    None,
+}
+
+impl Tunnel {
+    /// Relays until the tunnel ends.
+    pub(super) async fn run(self, thread: &Rc<Thread>) {
+        let Self { client, early, opened: Opened { grant, tunnel }, mut record, greeting } = self;
+        let mut ends = Ends::new(client, tunnel.stream);
+        let mut first = if greeting == Greeting::Due {
+            let established = Established {
+                id: record.id,
+                server: &grant.exit.server,
+                country: &grant.exit.country,
+                cold_start: grant.cold_start,
+                waited: grant.waited,
+                expires: grant.expires,
+            };
+            established.bytes()
+        } else {
+            Vec::new()
+        };
+        first.extend_from_slice(&tunnel.glued);
+        if record.status == 0 {
+            record.status = 200;
+        }
+        record.on_drop = Outcome::Cut;
+        if write_all(&ends.client, &first).await.is_err() {
+            record.finish(Outcome::ClientReset);
+            return;
+        }
+        if greeting != Greeting::None {
+            record.add_bytes(0, tunnel.glued.len() as u64);
+        }
+        drop((first, tunnel.glued));
+
+        thread.counters.tunnels.inc();
+        let _open = Open(thread);
+        let gone = thread.gone(&grant.exit);
+        let half_idle = thread.shared.timings.half_idle;
+        let end = relay::relay(&mut ends, early, &thread.buffers, gone, half_idle, |up, down| {
+            record.add_bytes(up, down);
+        })
+        .await;
+        let outcome = match end {
+            End::Done | End::Linger => Outcome::Ok,
+            End::Client => Outcome::ClientReset,
+            End::Upstream => Outcome::UpstreamReset,
+            End::Gone => Outcome::ExitGone,
+            End::Idle => Outcome::Idle,
+        };
+        record.finish(outcome);
+        match end {
+            End::Done => ends.close(),
+            End::Linger => {
+                ends.close();
+                shut(&ends.client);
+                thread.linger(&ends.client, TUNNEL_LINGER, usize::MAX).await;
+            }
+            End::Client | End::Upstream | End::Gone | End::Idle => {}
+        }
+    }
+}
+
+/// How long a client has to read the rest of a tunnel whose other side is gone.
+const TUNNEL_LINGER: Duration = Duration::from_secs(60);
+
+/// Counts an open tunnel until dropped.
+struct Open<'t>(&'t Thread);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.counters.tunnels.dec();
+    }
+}
+
+impl From<HeadError> for ProxyError {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::TooManyFields => Self::new(Code::HeadTooLarge, "the request's head is too large"),
+            HeadError::Malformed(why) => {
+                Self::new(Code::NotAProxyRequest, format!("not a request that a proxy takes: {why}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,575 @@
+//! Every failure of the proxy port, decided in one place: its status, code, `Proxy-Status`,
+//! `Retry-After` and metrics label. The rest of the proxy only says which code it is and what happened.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::identity::AuthError;
+use crate::selector::SelectError;
+use crate::session::AcquireError;
+
+/// What failed. The text of each ([`Code::as_str`]) is stable: clients, metrics and logs have it, and
+/// `docs/errors.md` describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// No credentials.
+    AuthRequired,
+    /// Malformed or wrong credentials, an unknown or a disabled account.
+    AuthFailed,
+    /// Too many failed logins from this address.
+    AuthThrottled,
+    /// An unknown, duplicate or malformed parameter in the username.
+    BadParameter,
+    /// Parameters that do not go together.
+    BadCombination,
+    /// No such country in the server list.
+    NoSuchCountry,
+    /// No such city.
+    NoSuchCity,
+    /// No such server.
+    NoSuchServer,
+    /// Not HTTP, or a request for a web server rather than for a proxy.
+    NotAProxyRequest,
+    /// The target of the request is not one that a proxy can reach.
+    BadTarget,
+    /// The location exists, but not for this account.
+    LocationForbidden,
+    /// The destination is on the deny list.
+    DestinationDenied,
+    /// The destination is the gateway itself.
+    ProxyLoop,
+    /// The account's quota is used up.
+    AccountQuota,
+    /// Every slot of the pool's keys is in use.
+    KeySlotsFull,
+    /// The limit on pods is reached.
+    CapacityFull,
+    /// Too many requests wait.
+    QueueFull,
+    /// The hold ended before the exit was ready.
+    StartTimeout,
+    /// No exit is ready, and the request does not wait.
+    Starting,
+    /// The pod failed.
+    StartFailed,
+    /// Starts of this session failed again and again.
+    StartBackoff,
+    /// The exit of a strict session is lost.
+    ExitLost,
+    /// The exit does not pass anything on.
+    ExitUnhealthy,
+    /// The exit's proxy answers what it never should.
+    ExitProtocol,
+    /// The destination refused the connection.
+    UpstreamRefused,
+    /// The destination's name was not found.
+    UpstreamDns,
+    /// The destination did not answer.
+    UpstreamTimeout,
+    /// Anything else between the exit and the destination.
+    UpstreamError,
+    /// The Kubernetes API does not answer, and a pod is needed.
+    ControlPlaneUnavailable,
+    /// The gateway lacks a right in the cluster.
+    ControlPlaneForbidden,
+    /// The gateway is shutting down.
+    ShuttingDown,
+    /// The head is over 16 KiB or 64 header fields.
+    HeadTooLarge,
+    /// The head did not come in time.
+    HeadTimeout,
+}
+
+/// Every code, for documentation and its test.
+pub const ALL_CODES: [Code; 33] = [
+    Code::AuthRequired,
+    Code::AuthFailed,
+    Code::AuthThrottled,
+    Code::BadParameter,
+    Code::BadCombination,
+    Code::NoSuchCountry,
+    Code::NoSuchCity,
+    Code::NoSuchServer,
+    Code::NotAProxyRequest,
+    Code::BadTarget,
+    Code::LocationForbidden,
+    Code::DestinationDenied,
+    Code::ProxyLoop,
+    Code::AccountQuota,
+    Code::KeySlotsFull,
+    Code::CapacityFull,
+    Code::QueueFull,
+    Code::StartTimeout,
+    Code::Starting,
+    Code::StartFailed,
+    Code::StartBackoff,
+    Code::ExitLost,
+    Code::ExitUnhealthy,
+    Code::ExitProtocol,
+    Code::UpstreamRefused,
+    Code::UpstreamDns,
+    Code::UpstreamTimeout,
+    Code::UpstreamError,
+    Code::ControlPlaneUnavailable,
+    Code::ControlPlaneForbidden,
+    Code::ShuttingDown,
+    Code::HeadTooLarge,
+    Code::HeadTimeout,
+];
+
+impl Code {
+    /// The code as `X-Gateway-Error`, the body, logs and metrics have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AuthRequired => "auth_required",
+            Self::AuthFailed => "auth_failed",
+            Self::AuthThrottled => "auth_throttled",
+            Self::BadParameter => "bad_parameter",
+            Self::BadCombination => "bad_combination",
+            Self::NoSuchCountry => "no_such_country",
+            Self::NoSuchCity => "no_such_city",
+            Self::NoSuchServer => "no_such_server",
+            Self::NotAProxyRequest => "not_a_proxy_request",
+            Self::BadTarget => "bad_target",
+            Self::LocationForbidden => "location_forbidden",
+            Self::DestinationDenied => "destination_denied",
+            Self::ProxyLoop => "proxy_loop",
+            Self::AccountQuota => "account_quota",
+            Self::KeySlotsFull => "key_slots_full",
+            Self::CapacityFull => "capacity_full",
+            Self::QueueFull => "queue_full",
+            Self::StartTimeout => "start_timeout",
+            Self::Starting => "starting",
+            Self::StartFailed => "start_failed",
+            Self::StartBackoff => "start_backoff",
+            Self::ExitLost => "exit_lost",
+            Self::ExitUnhealthy => "exit_unhealthy",
+            Self::ExitProtocol => "exit_protocol",
+            Self::UpstreamRefused => "upstream_refused",
+            Self::UpstreamDns => "upstream_dns",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamError => "upstream_error",
+            Self::ControlPlaneUnavailable => "control_plane_unavailable",
+            Self::ControlPlaneForbidden => "control_plane_forbidden",
+            Self::ShuttingDown => "shutting_down",
+            Self::HeadTooLarge => "head_too_large",
+            Self::HeadTimeout => "head_timeout",
+        }
+    }
+
+    /// The HTTP status. 400 and not 404 for a missing place: 404 on plain HTTP looks like the origin's
+    /// answer. 503 says that nothing began, 504 that something did.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::BadParameter
+            | Self::BadCombination
+            | Self::NoSuchCountry
+            | Self::NoSuchCity
+            | Self::NoSuchServer
+            | Self::NotAProxyRequest
+            | Self::BadTarget => 400,
+            Self::LocationForbidden | Self::DestinationDenied | Self::ProxyLoop => 403,
+            Self::AuthRequired | Self::AuthFailed => 407,
+            Self::HeadTimeout => 408,
+            Self::AuthThrottled | Self::AccountQuota => 429,
+            Self::HeadTooLarge => 431,
+            Self::StartFailed
+            | Self::ExitLost
+            | Self::ExitUnhealthy
+            | Self::ExitProtocol
+            | Self::UpstreamRefused
+            | Self::UpstreamDns
+            | Self::UpstreamError => 502,
+            Self::CapacityFull
+            | Self::KeySlotsFull
+            | Self::QueueFull
+            | Self::Starting
+            | Self::StartBackoff
+            | Self::ControlPlaneUnavailable
+            | Self::ControlPlaneForbidden
+            | Self::ShuttingDown => 503,
+            Self::StartTimeout | Self::UpstreamTimeout => 504,
+        }
+    }
+
+    /// The reason phrase of [`Self::status`].
+    pub const fn reason(self) -> &'static str {
+        match self.status() {
+            400 => "Bad Request",
+            403 => "Forbidden",
+            407 => "Proxy Authentication Required",
+            408 => "Request Timeout",
+            429 => "Too Many Requests",
+            431 => "Request Header Fields Too Large",
+            502 => "Bad Gateway",
+            503 => "Service Unavailable",
+            _ => "Gateway Timeout",
+        }
+    }
+
+    /// The error type of `Proxy-Status` (RFC 9209, 2.3).
+    pub const fn proxy_status(self) -> &'static str {
+        match self {
+            Self::AuthRequired
+            | Self::AuthFailed
+            | Self::AuthThrottled
+            | Self::LocationForbidden
+            | Self::DestinationDenied => "http_request_denied",
+            Self::BadParameter
+            | Self::BadCombination
+            | Self::NoSuchCountry
+            | Self::NoSuchCity
+            | Self::NoSuchServer
+            | Self::NotAProxyRequest
+            | Self::BadTarget
+            | Self::HeadTooLarge
+            | Self::HeadTimeout => "http_request_error",
+            Self::ProxyLoop => "proxy_loop_detected",
+            Self::AccountQuota | Self::KeySlotsFull | Self::CapacityFull | Self::QueueFull => {
+                "connection_limit_reached"
+            }
+            Self::StartTimeout | Self::UpstreamTimeout => "connection_timeout",
+            Self::Starting | Self::StartBackoff => "destination_unavailable",
+            Self::StartFailed | Self::ExitProtocol | Self::ControlPlaneUnavailable | Self::ShuttingDown => {
+                "proxy_internal_error"
+            }
+            Self::ExitLost => "connection_terminated",
+            Self::ExitUnhealthy => "destination_ip_unroutable",
+            Self::UpstreamRefused => "connection_refused",
+            Self::UpstreamDns => "dns_error",
+            Self::UpstreamError => "destination_unavailable",
+            Self::ControlPlaneForbidden => "proxy_configuration_error",
+        }
+    }
+
+    /// Whether the same request may do better later, without a change by the client or the operator.
+    pub const fn retryable(self) -> bool {
+        match self {
+            Self::AuthThrottled
+            | Self::AccountQuota
+            | Self::KeySlotsFull
+            | Self::CapacityFull
+            | Self::QueueFull
+            | Self::StartTimeout
+            | Self::Starting
+            | Self::StartFailed
+            | Self::StartBackoff
+            | Self::ExitUnhealthy
+            | Self::ExitProtocol
+            | Self::UpstreamTimeout
+            | Self::ControlPlaneUnavailable
+            | Self::ShuttingDown
+            | Self::HeadTimeout => true,
+            Self::AuthRequired
+            | Self::AuthFailed
+            | Self::BadParameter
+            | Self::BadCombination
+            | Self::NoSuchCountry
+            | Self::NoSuchCity
+            | Self::NoSuchServer
+            | Self::NotAProxyRequest
+            | Self::BadTarget
+            | Self::LocationForbidden
+            | Self::DestinationDenied
+            | Self::ProxyLoop
+            | Self::ExitLost
+            | Self::UpstreamRefused
+            | Self::UpstreamDns
+            | Self::UpstreamError
+            | Self::ControlPlaneForbidden
+            | Self::HeadTooLarge => false,
+        }
+    }
+
+    /// `Retry-After` in seconds, where whoever made the error knows no better.
+    pub const fn retry_after(self) -> Option<u32> {
+        match self {
+            Self::ShuttingDown => Some(1),
+            Self::QueueFull => Some(2),
+            Self::StartTimeout | Self::Starting => Some(3),
+            Self::ExitUnhealthy | Self::ControlPlaneUnavailable | Self::StartFailed => Some(5),
+            Self::AccountQuota | Self::KeySlotsFull | Self::CapacityFull => Some(10),
+            Self::AuthThrottled | Self::StartBackoff => Some(30),
+            Self::AuthRequired
+            | Self::AuthFailed
+            | Self::BadParameter
+            | Self::BadCombination
+            | Self::NoSuchCountry
+            | Self::NoSuchCity
+            | Self::NoSuchServer
+            | Self::NotAProxyRequest
+            | Self::BadTarget
+            | Self::LocationForbidden
+            | Self::DestinationDenied
+            | Self::ProxyLoop
+            | Self::ExitLost
+            | Self::ExitProtocol
+            | Self::UpstreamRefused
+            | Self::UpstreamDns
+            | Self::UpstreamTimeout
+            | Self::UpstreamError
+            | Self::ControlPlaneForbidden
+            | Self::HeadTooLarge
+            | Self::HeadTimeout => None,
+        }
+    }
+
+    /// What the client can do, where whoever made the error knows no better.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::AuthRequired => {
+                "set the proxy URL to http://ACCOUNT:PASSWORD@HOST:PORT, parameters behind the account"
+            }
+            Self::AuthFailed => "check account and password; the account is the text before the first '-'",
+            Self::AuthThrottled | Self::AccountQuota => "wait as long as Retry-After says",
+            Self::BadParameter => "a username is ACCOUNT[-KEY-VALUE]*, as in alice-country-se-session-a",
+            Self::BadCombination => "leave one of the parameters out",
+            Self::NoSuchCountry | Self::NoSuchCity | Self::NoSuchServer => {
+                "GET /locations on the admin port lists what there is"
+            }
+            Self::NotAProxyRequest => {
+                "this port is an HTTP proxy: send CONNECT or an absolute http:// URL; the management API \
+                 is on the admin port"
+            }
+            Self::BadTarget => "CONNECT takes host:port, any other method an absolute http:// URL",
+            Self::LocationForbidden => "ask the operator for this location",
+            Self::DestinationDenied => "the operator can allow it by ALLOW_DESTINATIONS",
+            Self::ProxyLoop => "talk to the gateway directly, without the proxy",
+            Self::KeySlotsFull | Self::CapacityFull => {
+                "room is made when a session ends or is idle; ask for an exit that exists, or retry"
+            }
+            Self::QueueFull | Self::ExitProtocol | Self::HeadTimeout => "retry",
+            Self::StartTimeout | Self::Starting => "the start goes on; the same request will use it",
+            Self::StartFailed | Self::StartBackoff => "the operator finds the details on the admin port",
+            Self::ExitLost => "use another session name to accept another address",
+            Self::ExitUnhealthy => "retry: a replacement is started",
+            Self::UpstreamRefused | Self::UpstreamDns => "check the destination's host and port",
+            Self::UpstreamTimeout => "the exit works, the destination does not answer it",
+            Self::UpstreamError => "check the destination, or try another exit",
+            Self::ControlPlaneUnavailable => "sessions with an exit still work; retry",
+            Self::ControlPlaneForbidden => "the operator must grant the gateway's service account the right",
+            Self::ShuttingDown => "connect again",
+            Self::HeadTooLarge => "a head has at most 16 KiB and 64 fields",
+        }
+    }
+}
+
+/// A failure of one request: what the client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyError {
+    /// Which failure.
+    pub code: Code,
+    /// One sentence for a person. No secrets, no pod names or addresses.
+    pub message: Cow<'static, str>,
+    /// What the client can do.
+    pub hint: Cow<'static, str>,
+    /// After how many seconds a retry may help.
+    pub retry_after: Option<u32>,
+    /// How long the request was held (`X-Gateway-Wait-Ms`), where that is the failure.
+    pub waited: Option<Duration>,
+    /// The error type of `Proxy-Status`.
+    pub proxy_status: &'static str,
+}
+
+impl ProxyError {
+    /// A failure with what its code says of itself.
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            hint: Cow::Borrowed(code.hint()),
+            retry_after: code.retry_after(),
+            waited: None,
+            proxy_status: code.proxy_status(),
+        }
+    }
+
+    /// With another hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// With another `Retry-After`: rounded up to whole seconds, at least one.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);
+        self.retry_after = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// No credentials at all.
+    pub fn auth_required() -> Self {
+        Self::new(Code::AuthRequired, "this proxy wants an account and a password")
+    }
+
+    /// The request came while the gateway shuts down.
+    pub fn shutting_down() -> Self {
+        Self::new(Code::ShuttingDown, "the gateway is shutting down")
+    }
+
+    /// Whether the connection can go on after this answer: only the challenge, so that its round needs
+    /// no new socket.
+    pub const fn keeps_connection(&self) -> bool {
+        matches!(self.code, Code::AuthRequired | Code::AuthFailed)
+    }
+}
+
+/// One text for an unknown account, a wrong password and a disabled account; never told apart.
+impl From<AuthError> for ProxyError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Refused => Self::new(Code::AuthFailed, "the account or the password is wrong"),
+            AuthError::Malformed => Self::new(
+                Code::AuthFailed,
+                "the Proxy-Authorization header is not valid Basic authentication (RFC 7617)",
+            ),
+            AuthError::PercentEncoded => {
+                Self::new(Code::AuthFailed, "the username holds a '%'; this proxy does not percent-decode")
+                    .hint("send the username as it is: parameters need no escaping")
+            }
+            AuthError::Busy => Self::new(Code::QueueFull, "too many password checks are waiting"),
+        }
+    }
+}
+
+impl From<AcquireError> for ProxyError {
+    fn from(error: AcquireError) -> Self {
+        let message = error.to_string();
+        match error {
+            AcquireError::CapacityFull { .. } => Self::new(Code::CapacityFull, message),
+            AcquireError::QueueFull { .. } => Self::new(Code::QueueFull, message),
+            AcquireError::StartTimeout { .. } => Self::new(Code::StartTimeout, message),
+            AcquireError::Starting { retry_after } => {
+                Self::new(Code::Starting, message).retry_after(retry_after)
+            }
+            AcquireError::StartFailed { class, .. } => {
+                let failed = Self::new(Code::StartFailed, format!("{}: {message}", class.as_str()));
+                if class.another_server_may_help() {
+                    failed
+                } else {
+                    // The key, the image or the node: nothing changes until the operator acts.
+                    failed.retry_after(Duration::from_secs(30))
+                }
+            }
+            AcquireError::ExitLost => Self::new(Code::ExitLost, message),
+            AcquireError::ControlPlaneUnavailable => Self::new(Code::ControlPlaneUnavailable, message),
+            AcquireError::ControlPlaneForbidden { .. } => Self::new(Code::ControlPlaneForbidden, message),
+            AcquireError::ShuttingDown => Self::shutting_down(),
+        }
+    }
+}
+
+impl From<SelectError> for ProxyError {
+    fn from(error: SelectError) -> Self {
+        let code = match error {
+            SelectError::BadParameter { .. } => Code::BadParameter,
+            SelectError::BadCombination { .. } => Code::BadCombination,
+            SelectError::NoSuchCountry { .. } => Code::NoSuchCountry,
+            SelectError::NoSuchCity { .. } => Code::NoSuchCity,
+            SelectError::NoSuchServer { .. } => Code::NoSuchServer,
+            SelectError::NoServers => Code::ControlPlaneUnavailable,
+        };
+        Self::new(code, error.to_string()).hint(error.hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::FailureClass;
+
+    /// `proxy-interface.md`, section 5: the table as it stands there.
+    const TABLE: &str = "
+        auth_required 407 http_request_denied -
+        auth_failed 407 http_request_denied -
+        auth_throttled 429 http_request_denied 30
+        bad_parameter 400 http_request_error -
+        bad_combination 400 http_request_error -
+        no_such_country 400 http_request_error -
+        no_such_city 400 http_request_error -
+        no_such_server 400 http_request_error -
+        location_forbidden 403 http_request_denied -
+        destination_denied 403 http_request_denied -
+        proxy_loop 403 proxy_loop_detected -
+        account_quota 429 connection_limit_reached 10
+        key_slots_full 503 connection_limit_reached 10
+        capacity_full 503 connection_limit_reached 10
+        queue_full 503 connection_limit_reached 2
+        start_timeout 504 connection_timeout 3
+        starting 503 destination_unavailable 3
+        start_failed 502 proxy_internal_error 5
+        start_backoff 503 destination_unavailable 30
+        exit_lost 502 connection_terminated -
+        exit_unhealthy 502 destination_ip_unroutable 5
+        upstream_refused 502 connection_refused -
+        upstream_dns 502 dns_error -
+        upstream_timeout 504 connection_timeout -
+        upstream_error 502 destination_unavailable -
+        exit_protocol 502 proxy_internal_error -
+        control_plane_unavailable 503 proxy_internal_error 5
+        control_plane_forbidden 503 proxy_configuration_error -
+        shutting_down 503 proxy_internal_error 1
+        head_too_large 431 http_request_error -
+        head_timeout 408 http_request_error -
+        not_a_proxy_request 400 http_request_error -
+        bad_target 400 http_request_error -";
+
+    #[test]
+    fn every_code_is_what_the_table_says() {
+        let rows: Vec<Vec<&str>> = TABLE.trim().lines().map(|row| row.split_whitespace().collect()).collect();
+        assert_eq!(rows.len(), ALL_CODES.len());
+        for row in rows {
+            let code = ALL_CODES.into_iter().find(|code| code.as_str() == row[0]).unwrap();
+            assert_eq!(code.status().to_string(), row[1], "{code:?}");
+            assert_eq!(code.proxy_status(), row[2], "{code:?}");
+            let retry = code.retry_after().map_or("-".to_owned(), |seconds| seconds.to_string());
+            assert_eq!(retry, row[3], "{code:?}");
+        }
+    }
+
+    #[test]
+    fn codes_are_distinct_tokens_and_say_what_to_do() {
+        for (index, code) in ALL_CODES.into_iter().enumerate() {
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{code:?}");
+            assert_eq!(ALL_CODES.iter().position(|c| c.as_str() == code.as_str()), Some(index));
+            assert!(code.hint().is_ascii() && (5..200).contains(&code.hint().len()), "{code:?}");
+            // A Retry-After on what a retry cannot change would be a lie.
+            assert!(code.retryable() || code.retry_after().is_none(), "{code:?}");
+            assert_ne!(code.reason(), "");
+        }
+    }
+
+    #[test]
+    fn unknown_account_and_wrong_password_are_one_answer() {
+        let refused = ProxyError::from(AuthError::Refused);
+        assert_eq!(refused.code, Code::AuthFailed);
+        assert!(refused.keeps_connection());
+        assert_eq!(ProxyError::from(AuthError::Busy).code, Code::QueueFull);
+        assert!(ProxyError::from(AuthError::PercentEncoded).message.contains('%'));
+    }
+
+    #[test]
+    fn acquire_errors_keep_their_words() {
+        let error = AcquireError::StartFailed { class: FailureClass::BadKey, message: "no".to_owned() };
+        let error = ProxyError::from(error);
+        assert_eq!((error.code, error.retry_after), (Code::StartFailed, Some(30)));
+        assert_eq!(error.message, "bad_key: no");
+        let starting = AcquireError::Starting { retry_after: Duration::from_millis(2100) };
+        assert_eq!(ProxyError::from(starting).retry_after, Some(3));
+        let full = AcquireError::CapacityFull { message: "5 of 5 pods".to_owned() };
+        let full = ProxyError::from(full);
+        assert_eq!((full.code, full.message.as_ref()), (Code::CapacityFull, "5 of 5 pods"));
+    }
+
+    #[test]
+    fn select_errors_keep_code_and_hint() {
+        let error = SelectError::NoSuchCountry { value: "xx".to_owned(), suggestions: vec!["se".to_owned()] };
+        let text = error.code();
+        let error = ProxyError::from(error);
+        assert_eq!(error.code.as_str(), text);
+        assert!(error.hint.contains("se"), "{}", error.hint);
+        assert_eq!(ProxyError::from(SelectError::NoServers).retry_after, Some(5));
+    }
+}

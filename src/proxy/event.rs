@@ -1,0 +1,124 @@
+//! Something that happens once, on one thread: the start of the drain, the end of an exit. Waiting
+//! costs a slot and no lock, so that a relay can ask on every turn.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// An event of one data thread.
+#[derive(Debug, Default)]
+pub(super) struct Event {
+    fired: Cell<bool>,
+    slots: RefCell<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Event {
+    /// Wakes all who wait, now and later.
+    pub(super) fn fire(&self) {
+        self.fired.set(true);
+        let wakers: Vec<Waker> = self.slots.borrow_mut().wakers.iter_mut().filter_map(Option::take).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether it has happened.
+    pub(super) fn fired(&self) -> bool {
+        self.fired.get()
+    }
+
+    /// A future that ends once it has happened. It may be polled again afterwards.
+    pub(super) fn waiter(self: &Rc<Self>) -> Waiter {
+        Waiter { event: Rc::clone(self), slot: None }
+    }
+}
+
+/// Waits for an [`Event`].
+#[derive(Debug)]
+pub(super) struct Waiter {
+    event: Rc<Event>,
+    slot: Option<usize>,
+}
+
+impl Future for Waiter {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.event.fired() {
+            return Poll::Ready(());
+        }
+        let this = &mut *self;
+        let slots = &mut *this.event.slots.borrow_mut();
+        let slot = *this.slot.get_or_insert_with(|| {
+            slots.free.pop().unwrap_or_else(|| {
+                slots.wakers.push(None);
+                slots.wakers.len() - 1
+            })
+        });
+        if let Some(place) = slots.wakers.get_mut(slot) {
+            match place {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => *place = Some(cx.waker().clone()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            let waker = {
+                let mut slots = self.event.slots.borrow_mut();
+                slots.free.push(slot);
+                slots.wakers.get_mut(slot).and_then(Option::take)
+            };
+            // Outside of the borrow: a waker's drop may run what it wakes.
+            drop(waker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn wakes_each_waiter_once_and_reuses_slots() {
+        let event = Rc::new(Event::default());
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        let mut first = event.waiter();
+        let mut second = event.waiter();
+        assert!(Pin::new(&mut first).poll(&mut cx).is_pending());
+        assert!(Pin::new(&mut first).poll(&mut cx).is_pending());
+        assert!(Pin::new(&mut second).poll(&mut cx).is_pending());
+        drop(first);
+        let mut third = event.waiter();
+        assert!(Pin::new(&mut third).poll(&mut cx).is_pending());
+        assert_eq!(event.slots.borrow().wakers.len(), 2);
+        event.fire();
+        assert_eq!(count.0.load(Ordering::Relaxed), 2);
+        assert!(Pin::new(&mut second).poll(&mut cx).is_ready());
+        assert!(Pin::new(&mut third).poll(&mut cx).is_ready());
+        assert!(Pin::new(&mut event.waiter()).poll(&mut cx).is_ready());
+    }
+}

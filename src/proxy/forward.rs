@@ -1,0 +1,410 @@
+//! Plain HTTP: an absolute-form request is sent in origin-form over a tunnel to its origin. Gluetun's own
+//! way for plain HTTP is not used: it cuts uploads after 3 s, drops `Upgrade` and adds
+//! `X-Forwarded-For`.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::connect::{Hold, Opened, admit, check_target};
+use super::connection::{Greeting, Tunnel};
+use super::error::{Code, ProxyError};
+use super::exits::Grant;
+use super::headers;
+use super::plain::{Client, Turn, client_side, credentials};
+use super::pool::{Key, Pool, TunnelIo, Wire};
+use super::record::{Outcome, Record};
+use super::response::{ERROR, REQUEST_ID};
+use super::target::Target;
+use super::thread::Thread;
+use super::upstream;
+
+/// The body of a request on its way out.
+pub(super) enum RequestBody {
+    /// None.
+    Empty,
+    /// The client's, as it comes; `done` once all of it has been taken.
+    Client { incoming: Incoming, done: Rc<Cell<bool>> },
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Client { incoming, done } => {
+                let polled = Pin::new(&mut *incoming).poll_frame(cx);
+                if matches!(polled, Poll::Ready(None)) || incoming.is_end_stream() {
+                    done.set(true);
+                }
+                polled
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+/// A request on a connection to its origin, and what becomes of the connection.
+struct Lease {
+    wire: Wire,
+    key: Key,
+    grant: Grant,
+    /// Bytes that have been counted.
+    counted: (u64, u64),
+    /// Whether the request's body has gone out, so that the connection can take another one.
+    sent: Rc<Cell<bool>>,
+}
+
+impl Lease {
+    fn count(&mut self, record: &mut Record) {
+        let (up, down) = self.wire.bytes.get();
+        record.add_bytes(up - self.counted.0, down - self.counted.1);
+        self.counted = (up, down);
+    }
+}
+
+/// The origin's answer.
+pub(super) struct Reply {
+    response: Response<Incoming>,
+    lease: Lease,
+    /// The protocol that both sides switch to, and the client's side of it.
+    switch: Option<(HeaderValue, OnUpgrade)>,
+}
+
+/// Sends a request to its origin.
+pub(super) async fn forward(
+    thread: &Rc<Thread>,
+    client: &Client,
+    mut request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Reply, ProxyError> {
+    let admitted = admit(thread, credentials(thread, request.headers()), record).await?;
+    if request.uri().scheme().is_none() {
+        return Err(ProxyError::new(
+            Code::NotAProxyRequest,
+            "this is a request for a web server, not for a proxy",
+        ));
+    }
+    if let Some(why) = headers::framing_fault(request.headers()) {
+        return Err(ProxyError::new(
+            Code::NotAProxyRequest,
+            format!("the request is framed in two ways: {why}"),
+        ));
+    }
+    let target = check_target(thread, Target::http(request.uri()), || client.local, record)?;
+
+    let on_upgrade = hyper::upgrade::on(&mut request);
+    let (mut parts, incoming) = request.into_parts();
+    let protocol = rewrite(&mut parts)?;
+    let empty = incoming.is_end_stream();
+    let mut hold = Hold::begin(thread, admitted);
+    let grant = hold.grant(thread, record).await?;
+
+    // Only what may be sent twice goes over a connection that may have ended unseen.
+    let again = empty && protocol.is_none() && is_idempotent(&parts.method);
+    let key = Key::new(&grant.session, &grant.exit, &target);
+    let reused = if again { thread.pool.take(&key) } else { None };
+    let (grant, parts) = match reused {
+        Some(wire) => {
+            let request = Request::from_parts(parts.clone(), RequestBody::Empty);
+            match send(wire, key, grant, request, Rc::new(Cell::new(true)), record).await {
+                Ok((response, lease)) => return Ok(Reply { response, lease, switch: None }),
+                // Nothing of an answer came: the origin had closed, or closed on this very request.
+                Err(Unanswered { grant, nothing: true, .. }) => (grant, parts),
+                Err(unanswered) => return Err(unanswered.error(&target)),
+            }
+        }
+        None => (grant, parts),
+    };
+    let Opened { grant, tunnel } = hold.open(thread, grant, &target, record).await?;
+    let wire = Wire::open(thread, &grant.exit, tunnel).await.map_err(|_| no_answer(&target))?;
+    let sent = Rc::new(Cell::new(empty));
+    let body =
+        if empty { RequestBody::Empty } else { RequestBody::Client { incoming, done: Rc::clone(&sent) } };
+    let key = Key::new(&grant.session, &grant.exit, &target);
+    let request = Request::from_parts(parts, body);
+    let (response, lease) = send(wire, key, grant, request, sent, record)
+        .await
+        .map_err(|unanswered| unanswered.error(&target))?;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    match protocol {
+        Some(protocol) if switched => Ok(Reply { response, lease, switch: Some((protocol, on_upgrade)) }),
+        Some(_) | None if switched => Err(ProxyError::new(
+            Code::UpstreamError,
+            "the destination switched protocols without being asked",
+        )),
+        Some(_) | None => Ok(Reply { response, lease, switch: None }),
+    }
+}
+
+/// A request that got no answer.
+struct Unanswered {
+    grant: Grant,
+    /// Not one byte of an answer has come.
+    nothing: bool,
+}
+
+impl Unanswered {
+    fn error(&self, target: &Target) -> ProxyError {
+        if self.grant.exit.gone.is_cancelled() {
+            return ProxyError::new(Code::ExitUnhealthy, "the exit went away before there was an answer");
+        }
+        no_answer(target)
+    }
+}
+
+fn no_answer(target: &Target) -> ProxyError {
+    ProxyError::new(Code::UpstreamError, format!("{target} closed the connection without a complete answer"))
+}
+
+async fn send(
+    mut wire: Wire,
+    key: Key,
+    grant: Grant,
+    request: Request<RequestBody>,
+    sent: Rc<Cell<bool>>,
+    record: &mut Record,
+) -> Result<(Response<Incoming>, Lease), Unanswered> {
+    let counted = wire.bytes.get();
+    let answer = wire.sender.send_request(request).await;
+    let nothing = wire.bytes.get().1 == counted.1;
+    let mut lease = Lease { wire, key, grant, counted, sent };
+    lease.count(record);
+    match answer {
+        Ok(response) => Ok((response, lease)),
+        Err(error) => {
+            tracing::debug!(%error, "a request got no answer");
+            Err(Unanswered { grant: lease.grant, nothing })
+        }
+    }
+}
+
+/// RFC 9110, 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// Makes an absolute-form request one for its origin; returns the protocol that it asks to switch to.
+fn rewrite(parts: &mut Parts) -> Result<Option<HeaderValue>, ProxyError> {
+    let protocol = headers::upgrade(&parts.headers);
+    headers::strip(&mut parts.headers);
+    if let Some(protocol) = &protocol {
+        headers::set_upgrade(&mut parts.headers, protocol.clone());
+    }
+    let malformed = || ProxyError::new(Code::BadTarget, "the request target is malformed");
+    let authority = parts.uri.authority().ok_or_else(malformed)?;
+    // RFC 9112, 3.2.2: the client's Host is ignored, the target says which it is.
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
+    parts.headers.insert(HOST, host);
+    let empty = parts.uri.path_and_query().is_none_or(|path| *path != *ROOT && path.as_str() == ROOT);
+    parts.uri = if empty && parts.method == Method::OPTIONS {
+        // RFC 9112, 3.2.4.
+        Uri::from_static("*")
+    } else {
+        let path = parts.uri.path_and_query().cloned();
+        path.unwrap_or_else(|| PathAndQuery::from_static(ROOT)).into()
+    };
+    parts.version = Version::HTTP_11;
+    Ok(protocol)
+}
+
+/// The path of a URL without one.
+const ROOT: &str = "/";
+
+impl Reply {
+    /// The response for the client.
+    pub(super) fn respond(
+        self,
+        thread: Rc<Thread>,
+        client: &Rc<Client>,
+        mut record: Record,
+        turn: Turn,
+    ) -> Response<Body> {
+        let Self { mut response, lease, switch } = self;
+        headers::strip(response.headers_mut());
+        // Only ours may say that an error is ours.
+        if let Ok(name) = HeaderName::from_bytes(ERROR.as_bytes()) {
+            response.headers_mut().remove(name);
+        }
+        if let (Ok(name), Ok(id)) =
+            (HeaderName::from_bytes(REQUEST_ID.as_bytes()), HeaderValue::from_str(&record.id.to_string()))
+        {
+            response.headers_mut().insert(name, id);
+        }
+        *response.version_mut() = Version::HTTP_11;
+        record.status = response.status().as_u16();
+        record.on_drop = Outcome::ClientReset;
+        match switch {
+            None => response.map(|incoming| {
+                Body::Relayed(Box::new(Relayed {
+                    incoming,
+                    thread,
+                    flow: Some((lease, record)),
+                    _turn: turn,
+                }))
+            }),
+            Some((protocol, on_upgrade)) => {
+                headers::set_upgrade(response.headers_mut(), protocol);
+                switch_protocols(thread, client, &mut response, on_upgrade, lease, record);
+                response.map(|_| Body::own(Bytes::new(), turn))
+            }
+        }
+    }
+}
+
+/// After the 101 the two connections are a tunnel.
+fn switch_protocols(
+    thread: Rc<Thread>,
+    client: &Rc<Client>,
+    response: &mut Response<Incoming>,
+    on_upgrade: OnUpgrade,
+    mut lease: Lease,
+    mut record: Record,
+) {
+    let origin = hyper::upgrade::on(response);
+    let client = Rc::clone(client);
+    tokio::task::spawn_local(async move {
+        let (Some((stream, early)), Some(tunnel)) =
+            (client_side(on_upgrade).await, origin_side(origin).await)
+        else {
+            record.finish(Outcome::ClientGone);
+            return;
+        };
+        // With what the origin has sent behind its 101.
+        lease.count(&mut record);
+        let opened = Opened { grant: lease.grant, tunnel };
+        Tunnel { client: stream, early, opened, record, greeting: Greeting::None }.run(&thread).await;
+        drop(client);
+    });
+}
+
+async fn origin_side(origin: OnUpgrade) -> Option<upstream::Tunnel> {
+    let parts = origin.await.ok()?.downcast::<TokioIo<TunnelIo>>().ok()?;
+    let (stream, rest) = parts.io.into_inner().into_parts();
+    let mut glued = Vec::from(parts.read_buf);
+    glued.extend_from_slice(&rest);
+    Some(upstream::Tunnel { stream, glued })
+}
+
+/// The body of an answer.
+pub(super) enum Body {
+    /// The gateway's own.
+    Own { bytes: Bytes, _turn: Turn },
+    /// The origin's, as it comes.
+    Relayed(Box<Relayed>),
+}
+
+impl Body {
+    /// A body of the gateway's own.
+    pub(super) fn own(bytes: Bytes, turn: Turn) -> Self {
+        Self::Own { bytes, _turn: turn }
+    }
+}
+
+/// The origin's body, with what ends when it does.
+pub(super) struct Relayed {
+    incoming: Incoming,
+    thread: Rc<Thread>,
+    flow: Option<(Lease, Record)>,
+    _turn: Turn,
+}
+
+impl Relayed {
+    fn finish(&mut self, outcome: Outcome) {
+        let Some((mut lease, mut record)) = self.flow.take() else { return };
+        lease.count(&mut record);
+        record.finish(outcome);
+        if outcome == Outcome::Ok && lease.sent.get() {
+            Pool::put(&self.thread, lease.key, lease.wire);
+        }
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        // hyper does not ask for the end of a body that it knows to have ended.
+        if self.incoming.is_end_stream() {
+            self.finish(Outcome::Ok);
+        } else if let Some((lease, record)) = &mut self.flow {
+            lease.count(record);
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let relayed = match self.get_mut() {
+            Self::Own { bytes, .. } => {
+                let bytes = std::mem::take(bytes);
+                return Poll::Ready(if bytes.is_empty() { None } else { Some(Ok(Frame::data(bytes))) });
+            }
+            Self::Relayed(relayed) => relayed,
+        };
+        let polled = Pin::new(&mut relayed.incoming).poll_frame(cx);
+        match &polled {
+            Poll::Ready(None) => relayed.finish(Outcome::Ok),
+            Poll::Ready(Some(Ok(_))) => {
+                if relayed.incoming.is_end_stream() {
+                    relayed.finish(Outcome::Ok);
+                } else if let Some((lease, record)) = &mut relayed.flow {
+                    lease.count(record);
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                let gone =
+                    relayed.flow.as_ref().is_some_and(|(lease, _)| lease.grant.exit.gone.is_cancelled());
+                relayed.finish(if gone { Outcome::ExitGone } else { Outcome::UpstreamReset });
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own { bytes, .. } => bytes.is_empty(),
+            Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Self::Relayed(relayed) => relayed.incoming.size_hint(),
+        }
+    }
+}

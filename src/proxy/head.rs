@@ -1,0 +1,233 @@
+//! The head of a client's first request: where it ends, and what in it matters. Pure; `connection`
+//! calls it on what has been read so far. Strict where leniency would let two parsers read one request
+//! in two ways.
+
+use std::mem::MaybeUninit;
+
+/// Longest head, from the first byte to the empty line.
+pub(super) const MAX_HEAD: usize = 16 * 1024;
+/// Most header fields.
+pub(super) const MAX_FIELDS: usize = 64;
+
+/// How far the end of the head has been looked for. One head costs one pass, however it arrives.
+#[derive(Debug, Default)]
+pub(super) struct Scanner {
+    /// Bytes that have been looked at.
+    seen: usize,
+    /// Empty lines before the request line: ignored (RFC 9112, 2.2).
+    blank: usize,
+}
+
+/// What a look at the bytes found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Scan {
+    /// The head goes on.
+    Partial,
+    /// The head is `start..end`.
+    Complete {
+        /// Where the request line begins.
+        start: usize,
+        /// Behind the empty line.
+        end: usize,
+    },
+    /// The head is longer than [`MAX_HEAD`].
+    TooLarge,
+    /// No HTTP/1 head has this in it.
+    Bad(&'static str),
+}
+
+impl Scanner {
+    /// Looks at what is new in `bytes`, all that has been read of the head so far.
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Scan {
+        let mut at = self.seen;
+        while let Some(byte) = bytes.get(at) {
+            if at >= MAX_HEAD {
+                return Scan::TooLarge;
+            }
+            match byte {
+                b'\n' => {
+                    let line_end = at.checked_sub(1);
+                    if line_end.and_then(|cr| bytes.get(cr)) != Some(&b'\r') {
+                        // RFC 9112, 2.2 lets a recipient take a bare LF; a chain of parsers must not.
+                        return Scan::Bad("a line ends in LF without CR");
+                    }
+                    if at + 1 == self.blank + 2 {
+                        self.blank += 2;
+                    } else if at >= self.blank + 3 && bytes.get(at - 3..at) == Some(b"\r\n\r") {
+                        return Scan::Complete { start: self.blank, end: at + 1 };
+                    }
+                }
+                b'\r' => match bytes.get(at + 1) {
+                    Some(b'\n') => {}
+                    Some(_) => return Scan::Bad("a CR stands without LF"),
+                    None => break,
+                },
+                b'\t' => {}
+                0..b' ' | 0x7f => return Scan::Bad("a control character"),
+                _ => {}
+            }
+            at += 1;
+        }
+        self.seen = at;
+        Scan::Partial
+    }
+}
+
+/// `Proxy-Authorization` of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Authorization<'b> {
+    /// Not there.
+    None,
+    /// The value.
+    One(&'b [u8]),
+    /// More than one: which of them counts is anyone's guess, so none does.
+    Many,
+}
+
+/// A request head, borrowed from the bytes it was read from.
+#[derive(Debug)]
+pub(super) struct Head<'b> {
+    /// The method, as sent: its case matters.
+    pub(super) method: &'b str,
+    /// The request target.
+    pub(super) target: &'b str,
+    /// The credentials.
+    pub(super) authorization: Authorization<'b>,
+    /// Whether a body follows: `Content-Length` over 0 or `Transfer-Encoding`.
+    pub(super) has_body: bool,
+    /// Whether the client wants the connection kept after an answer.
+    pub(super) keep_alive: bool,
+}
+
+/// Why bytes are no request that this proxy reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeadError {
+    /// Over [`MAX_FIELDS`] header fields.
+    TooManyFields,
+    /// Not the syntax of HTTP/1, or framed in two ways.
+    Malformed(&'static str),
+}
+
+impl<'b> Head<'b> {
+    /// Parses a complete head, as [`Scan::Complete`] delimits it.
+    ///
+    /// # Errors
+    ///
+    /// [`HeadError`]: too many fields, or anything that is not to the letter of RFC 9112.
+    pub(super) fn parse(bytes: &'b [u8]) -> Result<Self, HeadError> {
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, &mut fields) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err(HeadError::Malformed("the head is incomplete")),
+            Err(error) => return Err(HeadError::from(error)),
+        }
+        let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
+        else {
+            return Err(HeadError::Malformed("the request line is incomplete"));
+        };
+        let mut framing = Framing::default();
+        let mut authorization = Authorization::None;
+        let (mut close, mut keep) = (false, false);
+        for field in request.headers.iter() {
+            // By length first: most fields are none of these.
+            match field.name.len() {
+                19 if field.name.eq_ignore_ascii_case("proxy-authorization") => {
+                    authorization = match authorization {
+                        Authorization::None => Authorization::One(field.value),
+                        Authorization::One(_) | Authorization::Many => Authorization::Many,
+                    };
+                }
+                4 if field.name.eq_ignore_ascii_case("host") => framing.hosts += 1,
+                14 if field.name.eq_ignore_ascii_case("content-length") => framing.length(field.value)?,
+                17 if field.name.eq_ignore_ascii_case("transfer-encoding") => framing.encoded = true,
+                10 if field.name.eq_ignore_ascii_case("connection") => {
+                    close |= has_token(field.value, "close");
+                    keep |= has_token(field.value, "keep-alive");
+                }
+                16 if field.name.eq_ignore_ascii_case("proxy-connection") => {
+                    close |= has_token(field.value, "close");
+                    keep |= has_token(field.value, "keep-alive");
+                }
+                _ => {}
+            }
+        }
+        let http11 = minor == 1;
+        framing.check(http11)?;
+        Ok(Self {
+            method,
+            target,
+            authorization,
+            has_body: framing.encoded || framing.length.unwrap_or(0) > 0,
+            keep_alive: !close && (http11 || keep),
+        })
+    }
+}
+
+/// What delimits a request's body, and whom it names.
+#[derive(Debug, Default)]
+struct Framing {
+    length: Option<u64>,
+    encoded: bool,
+    hosts: usize,
+}
+
+impl Framing {
+    /// RFC 9112, 6.3 (5): a list or a repetition may be reduced if all are equal, or refused.
+    fn length(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        let digits = value.trim_ascii();
+        let parsed = std::str::from_utf8(digits)
+            .ok()
+            .filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|text| text.parse().ok());
+        match (parsed, self.length) {
+            (Some(length), None) => {
+                self.length = Some(length);
+                Ok(())
+            }
+            (Some(_), Some(_)) => Err(HeadError::Malformed("more than one Content-Length")),
+            (None, _) => Err(HeadError::Malformed("Content-Length is not a number")),
+        }
+    }
+
+    fn check(&self, http11: bool) -> Result<(), HeadError> {
+        if self.encoded && self.length.is_some() {
+            // RFC 9112, 6.1: a server may refuse it; it is how requests are smuggled.
+            return Err(HeadError::Malformed("both Content-Length and Transfer-Encoding"));
+        }
+        if self.encoded && !http11 {
+            // RFC 9112, 6.1: faulty framing in HTTP/1.0.
+            return Err(HeadError::Malformed("Transfer-Encoding in HTTP/1.0"));
+        }
+        if self.hosts > 1 {
+            // RFC 9112, 3.2. None at all is tolerated: the target says where to go, and many
+            // clients leave it out of a CONNECT.
+            return Err(HeadError::Malformed("more than one Host"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a comma-separated list holds a token, in any case.
+fn has_token(value: &[u8], token: &str) -> bool {
+    value.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+impl From<httparse::Error> for HeadError {
+    fn from(error: httparse::Error) -> Self {
+        match error {
+            httparse::Error::TooManyHeaders => Self::TooManyFields,
+            httparse::Error::HeaderName => {
+                Self::Malformed("a header field's name is invalid, or a space stands before its colon")
+            }
+            httparse::Error::HeaderValue => Self::Malformed("a header field's value is invalid"),
+            httparse::Error::NewLine => Self::Malformed("a line does not end in CR LF"),
+            httparse::Error::Token => Self::Malformed("the request line is malformed"),
+            httparse::Error::Version => Self::Malformed("neither HTTP/1.1 nor HTTP/1.0"),
+            httparse::Error::Status => Self::Malformed("a status line where a request is due"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! The data threads: each has a runtime and a listener of its own, accepts, and serves what it has
+//! accepted until it ends. Started by [`super::start`].
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Shared;
+use super::connection;
+use super::socket;
+use super::thread::{Connection, Thread};
+use crate::drain::Phase;
+use crate::readiness::Heartbeat;
+
+/// First pause of accepting when no file is left.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs a data thread to its end: until the drain is over.
+///
+/// `ready` hears once whether it accepts.
+pub(super) fn run(
+    shared: Arc<Shared>,
+    listener: std::net::TcpListener,
+    heartbeat: Heartbeat,
+    ready: &SyncSender<io::Result<()>>,
+) {
+    let made = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = match made {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    runtime.block_on(async move {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                let _ = ready.send(Ok(()));
+                tokio::task::spawn_local(heartbeat.run());
+                serve(shared, listener).await;
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    });
+    // Dropping the runtime drops what is still open: tunnels are reset, and each leaves its record.
+}
+
+async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+    let thread = Thread::new(Arc::clone(&shared));
+    // Until the listener is closed there may be more to come than the connections that are counted.
+    let guard = shared.shutdown.guard();
+    tokio::task::spawn_local({
+        let thread = Rc::clone(&thread);
+        async move {
+            thread.shared.shutdown.reached(Phase::Closing).await;
+            thread.closing.fire();
+        }
+    });
+    accept(&thread, &listener).await;
+    take_queued(&thread, listener);
+    drop(guard);
+    tokio::select! {
+        () = shared.shutdown.drained() => {}
+        () = shared.shutdown.reached(Phase::Force) => {}
+    }
+}
+
+/// Accepts until the listeners are to close.
+async fn accept(thread: &Rc<Thread>, listener: &TcpListener) {
+    let shared = &thread.shared;
+    let mut closing = thread.closing.waiter();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut closing => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, client)) => {
+                pause = FIRST_PAUSE;
+                // Over the limit this one waits, unserved, and no other is accepted.
+                let slot = match Arc::clone(&shared.slots).try_acquire_owned() {
+                    Ok(slot) => Some(slot),
+                    Err(_) => tokio::select! {
+                        biased;
+                        () = &mut closing => None,
+                        slot = Arc::clone(&shared.slots).acquire_owned() => slot.ok(),
+                    },
+                };
+                spawn(thread, stream, client, slot);
+            }
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                shared.metrics.accept_paused.inc();
+                tracing::warn!(%error, pause_ms = pause.as_millis(), "accepting is paused");
+                tokio::select! {
+                    biased;
+                    () = &mut closing => return,
+                    () = shared.freed.notified() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Whether the error is one of a connection that ended in the queue (`accept(2)`): the next may do.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    !socket::is_exhausted(error)
+        && matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted | K::TimedOut)
+}
+
+/// Takes what the kernel has queued: closing a listener resets its queue.
+fn take_queued(thread: &Rc<Thread>, listener: TcpListener) {
+    // Asked directly: the runtime would only try what it has been notified of.
+    let Ok(listener) = listener.into_std() else { return };
+    loop {
+        match listener.accept() {
+            Ok((stream, client)) => {
+                let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                if let Ok(stream) = stream {
+                    spawn(thread, stream, client, None);
+                }
+            }
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn spawn(
+    thread: &Rc<Thread>,
+    stream: TcpStream,
+    client: std::net::SocketAddr,
+    slot: Option<OwnedSemaphorePermit>,
+) {
+    let connection = Connection::new(&thread.shared, slot);
+    tokio::task::spawn_local(connection::serve(Rc::clone(thread), stream, client, connection));
+}

@@ -1,0 +1,282 @@
+//! One record for each request or tunnel, which both logs and counts it, at its end and however it ends.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+use tokio::time::Instant;
+
+use super::error::Code;
+use super::exits::Grant;
+use super::target::Target;
+use crate::drain::{Phase, Shutdown};
+use crate::metrics::Metrics;
+use crate::session::Exit;
+
+/// A request's id: 16 hexadecimal digits, random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RequestId(u64);
+
+impl RequestId {
+    /// A new one.
+    pub(super) fn new() -> Self {
+        Self(rand::random())
+    }
+
+    #[cfg(test)]
+    pub(super) const fn of(id: u64) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What kind of request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A CONNECT: a tunnel.
+    Connect,
+    /// A plain HTTP request.
+    Http,
+    /// Nothing that could be read as a request.
+    None,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Http => "http",
+            Self::None => "none",
+        }
+    }
+}
+
+/// How a request or tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Answered, or relayed until both sides were done.
+    Ok,
+    /// Answered with an error of the gateway's own.
+    Failed(Code),
+    /// The client hung up before there was an answer.
+    ClientGone,
+    /// The client's side broke off in the middle.
+    ClientReset,
+    /// The exit's side broke off in the middle.
+    UpstreamReset,
+    /// The exit's pod went away.
+    ExitGone,
+    /// Cut at the end of the drain.
+    Cut,
+    /// Nothing moved for an hour in a tunnel of which one side had ended.
+    Idle,
+}
+
+impl Outcome {
+    /// The text in logs and metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed(code) => code.as_str(),
+            Self::ClientGone => "client_gone",
+            Self::ClientReset => "client_reset",
+            Self::UpstreamReset => "upstream_reset",
+            Self::ExitGone => "exit_gone",
+            Self::Cut => "cut",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// The metrics that a data thread counts in, looked up once.
+pub(super) struct Counters {
+    /// All of them, for what is rare.
+    pub(super) metrics: Arc<Metrics>,
+    shutdown: Shutdown,
+    connect_ok: IntCounter,
+    http_ok: IntCounter,
+    warm: Histogram,
+    cold: Histogram,
+    bytes_up: IntCounter,
+    bytes_down: IntCounter,
+    /// Logins answered from memory.
+    pub(super) logins_cached: IntCounter,
+    /// Open tunnels.
+    pub(super) tunnels: IntGauge,
+}
+
+impl Counters {
+    /// Looks the metrics up.
+    pub(super) fn new(metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
+        Self {
+            connect_ok: metrics.requests.with_label_values(&["connect", "ok"]),
+            http_ok: metrics.requests.with_label_values(&["http", "ok"]),
+            warm: metrics.hold_seconds.with_label_values(&["false"]),
+            cold: metrics.hold_seconds.with_label_values(&["true"]),
+            bytes_up: metrics.bytes.with_label_values(&["up"]),
+            bytes_down: metrics.bytes.with_label_values(&["down"]),
+            logins_cached: metrics.logins.with_label_values(&["cached"]),
+            tunnels: metrics.tunnels_open.clone(),
+            metrics,
+            shutdown,
+        }
+    }
+
+    /// Counts bytes that went through an exit.
+    pub(super) fn bytes(&self, exit: &Exit, up: u64, down: u64) {
+        if up > 0 {
+            exit.bytes_up.fetch_add(up, Ordering::Relaxed);
+            self.bytes_up.inc_by(up);
+        }
+        if down > 0 {
+            exit.bytes_down.fetch_add(down, Ordering::Relaxed);
+            self.bytes_down.inc_by(down);
+        }
+    }
+}
+
+/// The record of one request or tunnel. Fill it in on the way; [`Record::finish`] ends it, and so does
+/// dropping it: a request that is cut still leaves its line.
+pub(super) struct Record {
+    counters: Rc<Counters>,
+    /// The request's id.
+    pub(super) id: RequestId,
+    /// What kind of request it is.
+    pub(super) kind: Kind,
+    /// Who asks.
+    pub(super) client: SocketAddr,
+    /// When the request's head was complete.
+    pub(super) started: Instant,
+    /// The account, once it has proved who it is.
+    pub(super) account: Option<Arc<str>>,
+    /// What it asks for.
+    pub(super) selector: Option<Arc<str>>,
+    /// Where to.
+    pub(super) target: Option<Target>,
+    /// Status of the answer, 0 for none.
+    pub(super) status: u16,
+    /// Bytes towards the exit.
+    pub(super) up: u64,
+    /// Bytes towards the client.
+    pub(super) down: u64,
+    /// What it counts as if it is dropped.
+    pub(super) on_drop: Outcome,
+    session: Option<Arc<str>>,
+    exit: Option<Arc<Exit>>,
+    held: Option<Duration>,
+    cold: bool,
+    finished: bool,
+}
+
+impl Record {
+    /// Begins a record.
+    pub(super) fn new(counters: &Rc<Counters>, kind: Kind, client: SocketAddr) -> Self {
+        Self {
+            counters: Rc::clone(counters),
+            id: RequestId::new(),
+            kind,
+            client,
+            started: Instant::now(),
+            account: None,
+            selector: None,
+            target: None,
+            status: 0,
+            up: 0,
+            down: 0,
+            on_drop: Outcome::ClientGone,
+            session: None,
+            exit: None,
+            held: None,
+            cold: false,
+            finished: false,
+        }
+    }
+
+    /// The request got an exit. On a retry the times add up and the last exit counts.
+    pub(super) fn granted(&mut self, grant: &Grant) {
+        self.session = Some(Arc::clone(&grant.session));
+        self.exit = Some(Arc::clone(&grant.exit));
+        self.held = Some(self.held.unwrap_or_default() + grant.waited);
+        self.cold |= grant.cold_start;
+    }
+
+    /// The request was held for so long and got no exit.
+    pub(super) fn held_in_vain(&mut self, held: Duration) {
+        self.held = Some(self.held.unwrap_or_default() + held);
+        self.cold = true;
+    }
+
+    /// Counts bytes that went through the record's exit.
+    pub(super) fn add_bytes(&mut self, up: u64, down: u64) {
+        self.up += up;
+        self.down += down;
+        if let Some(exit) = &self.exit {
+            self.counters.bytes(exit, up, down);
+        }
+    }
+
+    /// Whether its tunnel lost one of its ends in the middle and not by a drain: for the log alone.
+    fn dropped_outcome(&self) -> Outcome {
+        // Before the answer a drop means that the client hung up; after it, that the thread ended.
+        if self.counters.shutdown.phase() == Phase::Force { Outcome::Cut } else { self.on_drop }
+    }
+
+    /// Ends the record: the line in the log and the counts.
+    pub(super) fn finish(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.finished = true;
+        let counters = &self.counters;
+        match (self.kind, outcome) {
+            (Kind::Connect, Outcome::Ok) => counters.connect_ok.inc(),
+            (Kind::Http, Outcome::Ok) => counters.http_ok.inc(),
+            (kind, outcome) => {
+                counters.metrics.requests.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
+            }
+        }
+        if let Some(held) = self.held {
+            if self.cold { &counters.cold } else { &counters.warm }.observe(held.as_secs_f64());
+        }
+        tracing::info!(
+            target: "gluetun_gateway::access",
+            request_id = %self.id,
+            kind = self.kind.as_str(),
+            client = %self.client,
+            account = self.account.as_deref(),
+            selector = self.selector.as_deref(),
+            session = self.session.as_deref(),
+            exit = self.exit.as_ref().map(|exit| &*exit.server),
+            destination = self.target.as_ref().map(Target::as_str),
+            status = self.status,
+            outcome = outcome.as_str(),
+            bytes_up = self.up,
+            bytes_down = self.down,
+            held_ms = millis(self.held.unwrap_or_default()),
+            duration_ms = millis(self.started.elapsed()),
+            "request"
+        );
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.end(self.dropped_outcome());
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,300 @@
+//! The relay of a tunnel: bytes in both directions until both have ended, half-closes and resets passed
+//! on. One future for both directions, no timer per packet, and no buffer while nothing is under way.
+//!
+//! It copies. A mode that splices would be a sibling of [`Half::poll`].
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::Instant;
+
+use super::buffers::{Buffers, SIZE};
+use super::event::Waiter;
+
+/// Bytes that one direction moves before others on the thread get their turn.
+const TURN: usize = 4 * SIZE;
+
+/// How a relay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Both directions ended.
+    Done,
+    /// The exit's side had ended and then refused what the client still sent. The client may not have
+    /// read all yet: linger before closing.
+    Linger,
+    /// The client's side broke off.
+    Client,
+    /// The exit's side broke off.
+    Upstream,
+    /// The exit's pod is gone.
+    Gone,
+    /// One side had ended, and nothing moved for the limit.
+    Idle,
+}
+
+/// The two ends of a tunnel. Dropped before [`Ends::close`], both are reset: whoever is left must not
+/// take a break for an end.
+#[derive(Debug)]
+pub(super) struct Ends {
+    /// The client's connection.
+    pub(super) client: TcpStream,
+    /// The connection to the exit.
+    pub(super) upstream: TcpStream,
+    closed: bool,
+}
+
+impl Ends {
+    /// Takes over both connections.
+    pub(super) fn new(client: TcpStream, upstream: TcpStream) -> Self {
+        Self { client, upstream, closed: false }
+    }
+
+    /// From now on a drop closes in order.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if !self.closed {
+            // Fails only on sockets that are gone already.
+            let _ = self.client.set_zero_linger();
+            let _ = self.upstream.set_zero_linger();
+        }
+    }
+}
+
+/// What broke in a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    /// Its source.
+    Source,
+    /// Its sink.
+    Sink,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Half {
+    /// What was read and not yet written: `start..end` of it.
+    spill: Option<Box<[u8]>>,
+    start: usize,
+    end: usize,
+    /// The source has ended.
+    ended: bool,
+    /// Bytes written and not yet reported.
+    moved: u64,
+}
+
+impl Half {
+    /// A direction with bytes to write before anything is read.
+    fn with(bytes: Vec<u8>) -> Self {
+        if bytes.is_empty() {
+            return Self::default();
+        }
+        let end = bytes.len();
+        Self { spill: Some(bytes.into_boxed_slice()), end, ..Self::default() }
+    }
+
+    /// Moves what can be moved now. `Ready(Ok)` once the source has ended and the sink knows; `last` says
+    /// that the sockets are closed next anyway, which tells it as well.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut ReadHalf<'_>,
+        sink: &mut WriteHalf<'_>,
+        buffers: &Buffers,
+        last: bool,
+    ) -> Poll<Result<(), Broken>> {
+        let mut left = TURN;
+        loop {
+            if let Some(spill) = &self.spill {
+                while let Some(rest) = spill.get(self.start..self.end).filter(|rest| !rest.is_empty()) {
+                    match Pin::new(&mut *sink).poll_write(cx, rest) {
+                        Poll::Ready(Ok(n)) if n > 0 => {
+                            self.start += n;
+                            self.moved += n as u64;
+                        }
+                        Poll::Ready(_) => return Poll::Ready(Err(Broken::Sink)),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+            }
+            if self.ended {
+                if let Some(buffer) = self.spill.take() {
+                    buffers.give(buffer);
+                }
+                // Closing does what a second shutdown would.
+                if last {
+                    return Poll::Ready(Ok(()));
+                }
+                return Pin::new(&mut *sink).poll_shutdown(cx).map_err(|_| Broken::Sink);
+            }
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut buffer = match self.spill.take() {
+                Some(buffer) if buffer.len() == SIZE => buffer,
+                Some(_) | None => buffers.take(),
+            };
+            let mut read = ReadBuf::new(&mut buffer);
+            let polled = Pin::new(&mut *source).poll_read(cx, &mut read);
+            let filled = read.filled().len();
+            match polled {
+                Poll::Ready(Ok(())) if filled > 0 => {
+                    (self.start, self.end) = (0, filled);
+                    self.spill = Some(buffer);
+                    left = left.saturating_sub(filled);
+                }
+                Poll::Ready(Ok(())) => {
+                    self.ended = true;
+                    buffers.give(buffer);
+                }
+                Poll::Ready(Err(_)) => {
+                    buffers.give(buffer);
+                    return Poll::Ready(Err(Broken::Source));
+                }
+                Poll::Pending => {
+                    buffers.give(buffer);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn take_moved(&mut self) -> u64 {
+        std::mem::take(&mut self.moved)
+    }
+}
+
+/// What the first phase of a relay leads to.
+enum Next {
+    /// The end of it.
+    End(End),
+    /// The client has ended, or the exit takes no more. What the end of the other direction means.
+    Down(End),
+    /// The exit has ended.
+    Up,
+}
+
+/// Relays until the tunnel ends. `early` is what the client has sent already. `moved` hears of bytes as
+/// they are written: towards the exit, towards the client. `half_idle` bounds the silence of a tunnel of
+/// which one side has ended; two open sides may be silent for as long as they live.
+pub(super) async fn relay(
+    ends: &mut Ends,
+    early: Vec<u8>,
+    buffers: &Buffers,
+    mut gone: Waiter,
+    half_idle: Duration,
+    mut moved: impl FnMut(u64, u64),
+) -> End {
+    let (mut client_in, mut client_out) = ends.client.split();
+    let (mut upstream_in, mut upstream_out) = ends.upstream.split();
+    let (mut up, mut down) = (Half::with(early), Half::default());
+    let next = poll_fn(|cx| {
+        if Pin::new(&mut gone).poll(cx).is_ready() {
+            return Poll::Ready(Next::End(End::Gone));
+        }
+        let upward = up.poll(cx, &mut client_in, &mut upstream_out, buffers, false);
+        let last = upward.is_ready();
+        let downward = down.poll(cx, &mut upstream_in, &mut client_out, buffers, last);
+        moved(up.take_moved(), down.take_moved());
+        match (upward, downward) {
+            (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
+                Poll::Ready(Next::End(End::Client))
+            }
+            // What the exit said before it refused more is with the client already.
+            (Poll::Ready(Err(Broken::Sink)), Poll::Ready(Ok(()))) => Poll::Ready(Next::End(End::Linger)),
+            (_, Poll::Ready(Err(Broken::Source))) => Poll::Ready(Next::End(End::Upstream)),
+            // The exit takes no more; it may have answered in full and closed, so that is read first.
+            (Poll::Ready(Err(Broken::Sink)), Poll::Pending) => Poll::Ready(Next::Down(End::Linger)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Next::End(End::Done)),
+            (Poll::Ready(Ok(())), Poll::Pending) => Poll::Ready(Next::Down(End::Done)),
+            (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Next::Up),
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+        }
+    })
+    .await;
+
+    // Boxed: few tunnels are half open for long, and all others should not hold the room for it.
+    match next {
+        Next::End(end) => end,
+        Next::Down(done) => {
+            let poll = |cx: &mut Context<'_>| {
+                let polled = down.poll(cx, &mut upstream_in, &mut client_out, buffers, true);
+                (polled, (0, down.take_moved()))
+            };
+            let end = |result| match result {
+                Ok(()) => done,
+                Err(Broken::Source) => End::Upstream,
+                Err(Broken::Sink) => End::Client,
+            };
+            // The ended side is read no more, so only its error tells of a reset.
+            let reset = async { client_in.ready(Interest::ERROR).await.map(|_| End::Client) };
+            Box::pin(half_open(poll, end, reset, gone, half_idle, moved)).await
+        }
+        Next::Up => {
+            let poll = |cx: &mut Context<'_>| {
+                let polled = up.poll(cx, &mut client_in, &mut upstream_out, buffers, true);
+                (polled, (up.take_moved(), 0))
+            };
+            let end = |result| match result {
+                Ok(()) => End::Done,
+                Err(Broken::Source) => End::Client,
+                Err(Broken::Sink) => End::Linger,
+            };
+            let reset = async { upstream_in.ready(Interest::ERROR).await.map(|_| End::Linger) };
+            Box::pin(half_open(poll, end, reset, gone, half_idle, moved)).await
+        }
+    }
+}
+
+/// The second phase: one direction has ended, the other goes on.
+async fn half_open(
+    mut poll: impl FnMut(&mut Context<'_>) -> (Poll<Result<(), Broken>>, (u64, u64)),
+    end: impl Fn(Result<(), Broken>) -> End,
+    reset: impl Future<Output = std::io::Result<End>>,
+    mut gone: Waiter,
+    half_idle: Duration,
+    mut moved: impl FnMut(u64, u64),
+) -> End {
+    let mut reset = pin!(reset);
+    let mut idle = pin!(tokio::time::sleep(half_idle));
+    let mut since = Instant::now();
+    poll_fn(|cx| {
+        if Pin::new(&mut gone).poll(cx).is_ready() {
+            return Poll::Ready(End::Gone);
+        }
+        let (polled, (up, down)) = poll(cx);
+        if up + down > 0 {
+            since = Instant::now();
+            moved(up, down);
+        }
+        if let Poll::Ready(result) = polled {
+            return Poll::Ready(end(result));
+        }
+        if let Poll::Ready(Ok(ended)) = reset.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        // A coarse clock: it is set anew only when it has run out.
+        while idle.as_mut().poll(cx).is_ready() {
+            let due = since + half_idle;
+            if due <= Instant::now() {
+                return Poll::Ready(End::Idle);
+            }
+            idle.as_mut().reset(due);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;

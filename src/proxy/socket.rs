@@ -1,0 +1,140 @@
+//! Options of sockets, and what their errors mean.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Connections that the kernel queues for a listener (it cuts this to `net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// When a silent peer is asked whether it lives, how often again, and how many times: one that has
+/// vanished frees its tunnel after two minutes.
+///
+/// `TCP_USER_TIMEOUT` is left alone on purpose: it also ends a connection whose peer lives but keeps its
+/// window closed (measured on Linux 6.18), such as a paused download.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
+
+/// Listens on an address with `count` sockets that share its port (`SO_REUSEPORT`), so that the kernel
+/// spreads connections over threads. Port 0 is resolved once.
+///
+/// # Errors
+///
+/// When the port is taken, by a socket with `SO_REUSEPORT` too, or may not be used.
+pub(super) fn listen(addr: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+    // Another process with SO_REUSEPORT would silently share the port: only a plain bind shows it.
+    let alone = socket(addr)?;
+    alone.bind(&addr.into())?;
+    let addr = alone
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "not an IP address"))?;
+    drop(alone);
+    let listeners = (0..count).map(|_| {
+        let socket = socket(addr)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&addr.into())?;
+        // Accepted sockets inherit these, which saves five system calls for each.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&KEEPALIVE)?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    });
+    Ok((addr, listeners.collect::<io::Result<_>>()?))
+}
+
+fn socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        // [::] serves IPv4 as well, whatever the node's sysctl says.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Connects to an exit.
+///
+/// # Errors
+///
+/// As the kernel says, or `TimedOut` after `limit`.
+pub(super) async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_nodelay(true)?;
+    SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)?;
+    match tokio::time::timeout(limit, socket.connect(addr)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+    }
+}
+
+/// Whether the error says that this process or machine has no more sockets, files, ports or memory for
+/// them. The peer is not to blame, and trying again at once does not help.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    const EXHAUSTED: [Errno; 5] =
+        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| EXHAUSTED.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// Raises the limit on open files to what the process may have, and returns it. A tunnel takes two.
+pub(super) fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let before = limit.current;
+        limit.current = limit.maximum;
+        if setrlimit(Resource::Nofile, limit).is_err() {
+            return before;
+        }
+    }
+    limit.current
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn listeners_share_a_port_that_is_theirs_alone() {
+        let (addr, listeners) = listen("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        assert_eq!(listeners.len(), 3);
+        for listener in &listeners {
+            assert_eq!(listener.local_addr().unwrap(), addr);
+        }
+        // Not even another group of sockets with SO_REUSEPORT gets in.
+        assert_eq!(listen(addr, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listeners);
+        assert_eq!(listen(addr, 1).unwrap().0, addr);
+    }
+
+    #[tokio::test]
+    async fn both_sides_send_at_once_and_ask_for_life() {
+        let (addr, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listeners.into_iter().next().unwrap()).unwrap();
+        let dialled = connect(addr, Duration::from_secs(5)).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        for stream in [&dialled, &accepted] {
+            let socket = SockRef::from(stream);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 60);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 15);
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        }
+    }
+
+    #[test]
+    fn exhaustion_is_told_from_failure() {
+        for (code, exhausted) in [(Errno::MFILE, true), (Errno::NFILE, true), (Errno::CONNREFUSED, false)] {
+            assert_eq!(is_exhausted(&io::Error::from_raw_os_error(code.raw_os_error())), exhausted);
+        }
+        assert!(!is_exhausted(&io::Error::from(io::ErrorKind::TimedOut)));
+        assert!(raise_open_files().is_none_or(|files| files >= 256));
+    }
+}

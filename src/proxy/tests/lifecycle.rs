@@ -1,0 +1,207 @@
+use std::io::{Read, Seek, Write};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::rig::{answer, ask, connect, rest};
+use super::*;
+use crate::drain::{Drained, Phase};
+
+#[tokio::test]
+async fn a_slow_head_is_timed_out() {
+    let gateway = Gateway::with(None, |shared| shared.timings.head = Duration::from_millis(300));
+    let mut silent = gateway.connect().await;
+    let mut slow = gateway.connect().await;
+    slow.write_all(b"CONNECT a:1 HTTP/1.1\r\nHost").await.unwrap();
+    for stream in [&mut silent, &mut slow] {
+        let answer = answer(stream).await;
+        assert_eq!((answer.status, answer.code()), (408, "head_timeout"));
+        assert_eq!(rest(stream).await, b"");
+    }
+    // Also behind a challenge, and behind a plain request.
+    let (mut after, _) = gateway.ask("CONNECT a:1 HTTP/1.1\r\n\r\n").await;
+    after.write_all(b"CONNECT").await.unwrap();
+    assert_eq!(answer(&mut after).await.code(), "head_timeout");
+    let (mut plain, _) = gateway.ask("GET http://a/ HTTP/1.1\r\n\r\n").await;
+    plain.write_all(b"GET http").await.unwrap();
+    assert_eq!(rest(&mut plain).await, b"");
+    // A client that says nothing of its own is no request.
+    drop(gateway.connect().await);
+    eventually("their ends", || gateway.metrics().connections_open.get() == 0).await;
+    assert_eq!(gateway.requests("none", "head_timeout"), 3);
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_and_busy_ones_are_not() {
+    let pod = Pod::start().await;
+    let gateway = Gateway::with(Some(&pod), |shared| {
+        shared.timings.keep_alive = Duration::from_millis(400);
+        shared.timings.head = Duration::from_millis(200);
+    });
+    for first in ["CONNECT a:1 HTTP/1.1\r\n\r\n", "GET http://a/ HTTP/1.1\r\n\r\n"] {
+        let (mut stream, _) = gateway.ask(first).await;
+        let begun = Instant::now();
+        assert_eq!(rest(&mut stream).await, b"");
+        assert!(begun.elapsed() >= Duration::from_millis(350), "{first}: {:?}", begun.elapsed());
+    }
+    // An answer may take longer than either limit.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pod.route("slow.test:80", Route::To(listener.local_addr().unwrap()));
+    let mut stream = gateway.connect().await;
+    let auth = basic("demo", "open:sesame");
+    stream.write_all(format!("GET http://slow.test/ HTTP/1.1\r\n{auth}\r\n").as_bytes()).await.unwrap();
+    let (mut origin, _) = listener.accept().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    origin.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    assert_eq!(answer(&mut stream).await.text(), "ok");
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_wait_for_one_to_end() {
+    let pod = Pod::start().await;
+    pod.route("echo.test:7", Route::To(echo().await));
+    let gateway = Gateway::with(Some(&pod), |shared| shared.slots = std::sync::Arc::new(Semaphore::new(2)));
+    let (first, answer) = gateway.tunnel("echo.test:7").await;
+    assert_eq!(answer.status, 200);
+    let (_second, answer) = gateway.tunnel("echo.test:7").await;
+    assert_eq!(answer.status, 200);
+    let mut third = gateway.connect().await;
+    third.write_all(connect("echo.test:7", "demo").as_bytes()).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(200), third.read_u8()).await;
+    assert!(early.is_err(), "served over the limit");
+    assert_eq!(gateway.metrics().connections_open.get(), 2);
+    drop(first);
+    assert_eq!(super::rig::answer(&mut third).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_drain_serves_what_is_queued_tells_waiters_and_waits_for_tunnels() {
+    let pod = Pod::start().await;
+    pod.route("echo.test:7", Route::To(echo().await));
+    let mut gateway = Gateway::start(Some(&pod));
+    let (mut tunnel, answer) = gateway.tunnel("echo.test:7").await;
+    assert_eq!(answer.status, 200);
+    gateway.table.set_ready(None);
+    let mut waiter = gateway.connect().await;
+    waiter.write_all(connect("echo.test:7", "demo").as_bytes()).await.unwrap();
+    gateway.table.until_waiting(1).await;
+    let (mut idle, _) = gateway.ask("GET http://a/ HTTP/1.1\r\n\r\n").await;
+    let (mut challenged, _) = gateway.ask("CONNECT a:1 HTTP/1.1\r\n\r\n").await;
+
+    // Lame: new connections are still served.
+    gateway.shutdown.advance(Phase::Lame);
+    let (mut late, answer) = gateway.ask("CONNECT a:1 HTTP/1.1\r\n\r\n").await;
+    assert_eq!(answer.status, 407);
+    // What is in the queue when it closes is served.
+    let queued: Vec<TcpStream> =
+        futures::future::join_all((0..20).map(|_| gateway.connect())).await;
+    let drain = tokio::spawn({
+        let shutdown = gateway.shutdown.clone();
+        async move { shutdown.run(Duration::ZERO, Duration::from_secs(60)).await }
+    });
+    for mut stream in queued {
+        let answer = ask(&mut stream, &connect("echo.test:7", "demo")).await;
+        assert_eq!((answer.status, answer.code()), (503, "shutting_down"));
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    let told = super::rig::answer(&mut waiter).await;
+    assert_eq!(told.code(), "shutting_down");
+    for stream in [&mut idle, &mut challenged, &mut late] {
+        assert_eq!(rest(stream).await, b"");
+    }
+    assert!(TcpStream::connect(gateway.addr).await.is_err());
+    // The tunnel goes on, and its end is the drain's.
+    tunnel.write_all(b"still").await.unwrap();
+    tunnel.read_exact(&mut [0; 5]).await.unwrap();
+    drop((waiter, idle, challenged, late));
+    eventually("all others ended", || gateway.metrics().connections_open.get() == 1).await;
+    assert!(!drain.is_finished());
+    tunnel.shutdown().await.unwrap();
+    assert_eq!(rest(&mut tunnel).await, b"");
+    assert_eq!(drain.await.unwrap(), Drained::Clean);
+    let proxy = gateway.proxy.take().unwrap();
+    assert_eq!(tokio::task::spawn_blocking(|| proxy.join()).await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn what_outlasts_the_drain_is_reset_and_recorded() {
+    let pod = Pod::start().await;
+    pod.route("echo.test:7", Route::To(echo().await));
+    let mut gateway = Gateway::start(Some(&pod));
+    let (mut tunnel, _) = gateway.tunnel("echo.test:7").await;
+    let begun = Instant::now();
+    let drained = gateway.shutdown.run(Duration::ZERO, Duration::from_millis(200)).await;
+    assert_eq!(drained, Drained::Forced(1));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let error = tunnel.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let mut proxy = gateway.proxy.take().unwrap();
+    let mut ended = [proxy.thread_ended().await, proxy.thread_ended().await];
+    ended.sort_unstable();
+    assert_eq!(ended, [0, 1]);
+    assert_eq!(proxy.join(), Ok(()));
+    assert_eq!(gateway.requests("connect", "cut"), 1);
+    assert_eq!(gateway.metrics().connections_open.get(), 0);
+    assert_eq!(gateway.metrics().tunnels_open.get(), 0);
+}
+
+/// Set in the process that runs out of files, which is this program anew.
+const CHILD: &str = "GLUETUN_GATEWAY_TEST_FILES";
+
+#[test]
+fn running_out_of_files_pauses_accepting() {
+    if std::env::var_os(CHILD).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(out_of_files());
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "proxy::tests::lifecycle::running_out_of_files_pauses_accepting", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Processor time of this process so far, from a file that is open already.
+fn cpu(file: &mut std::fs::File) -> Duration {
+    let mut stat = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut stat).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+async fn out_of_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let gateway = Gateway::start(None);
+    let mut stat = std::fs::File::open("/proc/self/stat").unwrap();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = Some(open + 20);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    // Each takes a file on both sides, so the last ones stay in the queue.
+    let mut clients = Vec::new();
+    while let Ok(client) = std::net::TcpStream::connect(gateway.addr) {
+        clients.push(client);
+    }
+    eventually("a pause", || gateway.metrics().accept_paused.get() > 0).await;
+    let (before, cpu_before) = (gateway.metrics().accept_paused.get(), cpu(&mut stat));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let pauses = gateway.metrics().accept_paused.get() - before;
+    assert!(pauses <= 60, "{pauses} pauses of two threads in 2 s");
+    assert!(cpu(&mut stat) - cpu_before < Duration::from_millis(500), "it spins");
+    // With files again, those who waited are served.
+    let mut last = clients.pop().unwrap();
+    clients.truncate(2);
+    last.write_all(b"CONNECT a:1 HTTP/1.1\r\n\r\n").unwrap();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = [0; 12];
+        last.read_exact(&mut bytes).map(|()| bytes)
+    });
+    assert_eq!(&read.await.unwrap().unwrap(), b"HTTP/1.1 407");
+}

@@ -1,0 +1,279 @@
+//! The way to a target through an exit: a connection to the pod's proxy, and a CONNECT on it.
+//!
+//! Gluetun loses bytes (measured, one tunnel in ten): what comes in one segment with the head is thrown
+//! away, and Go's server may read a byte ahead even after the 200. So the head goes alone, with a length
+//! announced that is never sent, and nothing follows before the 200.
+
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::check::Verdict;
+use super::error::{Code, ProxyError};
+use super::gluetun::Refusal;
+use super::socket;
+use super::target::Target;
+use super::thread::Thread;
+use crate::session::Exit;
+
+/// Longest head of an answer.
+const MAX_HEAD: usize = 16 * 1024;
+/// Most of a refusal's body that is read.
+const MAX_BODY: usize = 4 * 1024;
+/// How long a refusal's body may take: it comes with the head.
+const BODY: Duration = Duration::from_secs(1);
+
+/// A tunnel to a target.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    /// The connection to the exit.
+    pub(super) stream: TcpStream,
+    /// What the target has sent already.
+    pub(super) glued: Vec<u8>,
+}
+
+/// Why there is no tunnel.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The exit's proxy cannot be reached.
+    Unreachable,
+    /// The exit passes nothing on.
+    Dead,
+    /// The exit's pod is gone.
+    Gone,
+    /// The exit's proxy refuses the gateway.
+    Protocol(ProxyError),
+    /// The answer for the client; another exit would not help.
+    Answer(ProxyError),
+}
+
+/// What the exit's proxy said to a CONNECT.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The tunnel is open.
+    Open {
+        /// What the target has sent already.
+        glued: Vec<u8>,
+    },
+    /// It is not.
+    Refused(Refusal),
+    /// The connection ended without an answer.
+    Closed,
+}
+
+/// Opens a tunnel. Nothing of the client's has been sent when it fails, so trying again is safe.
+///
+/// # Errors
+///
+/// [`Failure`]: which of them another exit may mend.
+pub(super) async fn open(thread: &Rc<Thread>, exit: &Arc<Exit>, target: &Target) -> Result<Tunnel, Failure> {
+    let gone = thread.gone(exit);
+    tokio::select! {
+        biased;
+        () = gone => Err(Failure::Gone),
+        opened = try_open(thread, exit, target) => opened,
+    }
+}
+
+/// Dials, and once more after each pause: short ones that do not grow much, since a pod that is ready
+/// and does not answer mostly does a moment later.
+async fn try_open(thread: &Rc<Thread>, exit: &Arc<Exit>, target: &Target) -> Result<Tunnel, Failure> {
+    let timings = &thread.shared.timings;
+    let mut pauses = timings.dial_pauses.iter();
+    loop {
+        match socket::connect(exit.proxy_addr, timings.dial).await {
+            Ok(stream) => match converse(thread, exit, target, stream).await? {
+                Some(tunnel) => return Ok(tunnel),
+                None => tracing::debug!(pod = %exit.pod, "the exit closed the connection without an answer"),
+            },
+            Err(error) if socket::is_exhausted(&error) => return Err(Failure::Answer(exhausted(&error))),
+            Err(error) => tracing::debug!(pod = %exit.pod, %error, "cannot connect to the exit"),
+        }
+        match pauses.next() {
+            Some(pause) => tokio::time::sleep(*pause).await,
+            None => return Err(Failure::Unreachable),
+        }
+    }
+}
+
+/// The gateway itself has no socket left: the exit is not to blame.
+fn exhausted(error: &io::Error) -> ProxyError {
+    tracing::error!(%error, "no socket for a connection to an exit");
+    ProxyError::new(Code::CapacityFull, "the gateway has no free sockets")
+        .hint("retry; the operator can raise the limit on open files")
+}
+
+/// Sends the CONNECT and waits for its answer; `None` if the connection ended without one.
+async fn converse(
+    thread: &Rc<Thread>,
+    exit: &Arc<Exit>,
+    target: &Target,
+    stream: TcpStream,
+) -> Result<Option<Tunnel>, Failure> {
+    let shared = &thread.shared;
+    let deadline = Instant::now() + shared.timings.connect;
+    let answer = {
+        let mut answer = pin!(exchange(&stream, exit, target));
+        match timeout(shared.timings.silent, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => tokio::select! {
+                biased;
+                answer = &mut answer => answer,
+                dead = dead(thread, exit, deadline) => {
+                    return Err(if dead { Failure::Dead } else { Failure::Answer(silent(thread, target)) });
+                }
+            },
+        }
+    };
+    match answer {
+        Ok(Answer::Open { glued }) => Ok(Some(Tunnel { stream, glued })),
+        Ok(Answer::Closed) => Ok(None),
+        Err(error) => {
+            tracing::debug!(pod = %exit.pod, %error, "the exit broke the connection off");
+            Ok(None)
+        }
+        Ok(Answer::Refused(Refusal::Protocol)) => {
+            tracing::error!(pod = %exit.pod, server = %exit.server, "the exit's proxy refuses the gateway's request");
+            Err(Failure::Protocol(Refusal::Protocol.error(target)))
+        }
+        Ok(Answer::Refused(refusal)) => {
+            let dead =
+                refusal.may_be_dead() && shared.checks.verdict(exit, &shared.timings).await == Verdict::Dead;
+            Err(if dead { Failure::Dead } else { Failure::Answer(refusal.error(target)) })
+        }
+    }
+}
+
+fn silent(thread: &Thread, target: &Target) -> ProxyError {
+    let limit = thread.shared.timings.connect.as_secs();
+    ProxyError::new(Code::UpstreamTimeout, format!("{target} did not answer within {limit} s"))
+}
+
+/// An exit that has been silent for long is asked whether it lives: true if it does not, and at once;
+/// else false at the deadline.
+async fn dead(thread: &Rc<Thread>, exit: &Arc<Exit>, deadline: Instant) -> bool {
+    let shared = &thread.shared;
+    if shared.checks.verdict(exit, &shared.timings).await == Verdict::Dead {
+        return true;
+    }
+    tokio::time::sleep_until(deadline).await;
+    false
+}
+
+/// Connects to an exit and asks it for a target, once.
+///
+/// # Errors
+///
+/// When the exit cannot be reached or breaks off.
+pub(super) async fn ask(exit: &Exit, target: &Target, dial: Duration) -> io::Result<(TcpStream, Answer)> {
+    let stream = socket::connect(exit.proxy_addr, dial).await?;
+    let answer = exchange(&stream, exit, target).await?;
+    Ok((stream, answer))
+}
+
+async fn exchange(stream: &TcpStream, exit: &Exit, target: &Target) -> io::Result<Answer> {
+    send_head(stream, exit, target).await?;
+    let mut bytes = Vec::with_capacity(1024);
+    // Where the last head begins: there may be interim ones before it (RFC 9110, 15.2).
+    let mut at = 0;
+    loop {
+        match head(bytes.get(at..).unwrap_or_default())? {
+            Some(Head { length, status: 100..=199, .. }) => at += length,
+            Some(Head { length, status: 200..=299, .. }) => {
+                bytes.drain(..at + length);
+                return Ok(Answer::Open { glued: bytes });
+            }
+            Some(Head { length, status, body }) => {
+                bytes.drain(..at + length);
+                // What has come by then says enough, or says nothing.
+                let _ = timeout(BODY, read_body(stream, &mut bytes, body)).await;
+                return Ok(Answer::Refused(Refusal::read(status, &String::from_utf8_lossy(&bytes))));
+            }
+            None if bytes.len() >= MAX_HEAD => return Ok(Answer::Refused(Refusal::Other)),
+            None => {
+                if read_some(stream, &mut bytes).await? == 0 {
+                    return Ok(Answer::Closed);
+                }
+            }
+        }
+    }
+}
+
+async fn send_head(stream: &TcpStream, exit: &Exit, target: &Target) -> io::Result<()> {
+    let (target, authorization) = (target.as_str(), exit.authorization.expose());
+    let parts = [
+        "CONNECT ",
+        target,
+        " HTTP/1.1\r\nHost: ",
+        target,
+        "\r\nProxy-Authorization: ",
+        authorization,
+        "\r\nContent-Length: 1048576\r\n\r\n",
+    ];
+    let mut head = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| head.extend_from_slice(part.as_bytes()));
+    write_all(stream, &head).await
+}
+
+/// Writes everything. A fresh socket takes a head at once, so this is one system call.
+pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Appends what there is to read; 0 at the end.
+pub(super) async fn read_some(stream: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    loop {
+        stream.readable().await?;
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(4096);
+        }
+        match stream.try_read_buf(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+    }
+}
+
+struct Head {
+    length: usize,
+    status: u16,
+    /// Length of the body, where it is announced.
+    body: Option<usize>,
+}
+
+/// The first head in `bytes`; `None` if it is not complete.
+fn head(bytes: &[u8]) -> io::Result<Option<Head>> {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut fields);
+    match response.parse(bytes) {
+        Ok(httparse::Status::Partial) => Ok(None),
+        Ok(httparse::Status::Complete(length)) => {
+            let body = response
+                .headers
+                .iter()
+                .find(|field| field.name.eq_ignore_ascii_case("content-length"))
+                .and_then(|field| std::str::from_utf8(field.value).ok()?.trim().parse().ok());
+            Ok(Some(Head { length, status: response.code.unwrap_or(0), body }))
+        }
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+    }
+}
+
+async fn read_body(stream: &TcpStream, bytes: &mut Vec<u8>, length: Option<usize>) -> io::Result<()> {
+    let wanted = length.unwrap_or(MAX_BODY).min(MAX_BODY);
+    while bytes.len() < wanted && read_some(stream, bytes).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,316 @@
+//! What the cluster says: every claim and pod of the namespace, folded from watch events and from the
+//! answers to this replica's own requests, and published into the table. Watches lag each other, so a
+//! pod may come before its claim and a claim before its pod; whichever comes last makes the exit known.
+//! Lives on the control plane; data threads only see what it publishes.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tokio_util::sync::CancellationToken;
+
+use super::claim::{Claim, ReasonKind};
+use super::exit::Exit;
+use super::pod::{HEALTH_PORT, PROXY_PORT, PodView, Stage};
+use super::table::{PodLogin, State, Table};
+use crate::secret::Secret;
+use crate::selector::SessionKey;
+
+/// Claims and pods by name, and what this replica has found out about pods by itself.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    claims: HashMap<String, Arc<Claim>>,
+    pods: HashMap<String, Arc<PodView>>,
+    /// Names of the pods of each claim, by the claim's name.
+    pods_of: HashMap<String, HashSet<String>>,
+    /// Exits by the pod's uid: one for a pod's whole life, since tunnels and counters hang on it.
+    exits: HashMap<String, Arc<Exit>>,
+    /// Uids of pods whose health server has said 200 to this replica.
+    healthy: HashSet<String>,
+    /// Uids of pods that this replica does not use any more, whatever they say.
+    condemned: HashSet<String>,
+    /// Claims that this replica made and that no watch has shown yet.
+    unseen: HashSet<String>,
+    /// Uids of claims that a request of our own found gone: a watch event that is older must not bring
+    /// them back.
+    gone: HashSet<String>,
+}
+
+/// Orders two resource versions where they are numbers, as every API server's are. Anything else is
+/// taken as newer, which a later watch event puts right.
+fn is_older(a: &str, b: &str) -> bool {
+    match (a.parse::<u64>(), b.parse::<u64>()) {
+        (Ok(a), Ok(b)) => a < b,
+        (Err(_), _) | (_, Err(_)) => false,
+    }
+}
+
+impl Index {
+    /// A claim, from a watch (`seen`) or from the answer to a request of this replica.
+    pub(super) fn apply_claim(&mut self, table: &Table, claim: Claim, seen: bool) {
+        if self.gone.contains(&claim.uid) {
+            return;
+        }
+        if seen {
+            self.unseen.remove(&claim.name);
+        } else if !self.claims.contains_key(&claim.name) {
+            self.unseen.insert(claim.name.clone());
+        }
+        let known = self.claims.get(&claim.name).filter(|known| known.uid == claim.uid);
+        if known.is_some_and(|known| is_older(&claim.resource_version, &known.resource_version)) {
+            return;
+        }
+        if known.is_none_or(|known| known.renewed != claim.renewed || known.pinned != claim.pinned) {
+            let age = SystemTime::now().duration_since(claim.renewed).unwrap_or_default();
+            table.entry(&claim.key).renewed(&claim, age);
+        }
+        let name = claim.name.clone();
+        self.claims.insert(name.clone(), Arc::new(claim));
+        self.publish(table, &name);
+    }
+
+    /// A claim is gone: for the watch whichever it was, for a request of our own the one with `uid`.
+    pub(super) fn remove_claim(&mut self, table: &Table, name: &str, uid: &str, seen: bool) {
+        if !seen {
+            self.gone.insert(uid.to_owned());
+        }
+        let Some(claim) = self.claims.get(name).filter(|claim| claim.uid == uid).cloned() else { return };
+        self.claims.remove(name);
+        self.unseen.remove(name);
+        table.entry(&claim.key).publish(State::Absent);
+        self.close_exits_of(table, name, uid);
+        table.forget(&claim.key);
+    }
+
+    /// All claims that a watch listed anew. Those that this replica made meanwhile stay.
+    pub(super) fn replace_claims(&mut self, table: &Table, claims: Vec<Claim>) {
+        let listed: HashSet<&str> = claims.iter().map(|claim| claim.uid.as_str()).collect();
+        let vanished: Vec<(String, String)> = self
+            .claims
+            .values()
+            .filter(|claim| !listed.contains(claim.uid.as_str()) && !self.unseen.contains(&claim.name))
+            .map(|claim| (claim.name.clone(), claim.uid.clone()))
+            .collect();
+        for (name, uid) in vanished {
+            self.remove_claim(table, &name, &uid, true);
+        }
+        self.gone.clear();
+        for claim in claims {
+            self.apply_claim(table, claim, true);
+        }
+    }
+
+    /// A pod, from a watch.
+    pub(super) fn apply_pod(&mut self, table: &Table, pod: PodView) {
+        if let Some(known) = self.pods.get(&pod.name) {
+            if known.uid != pod.uid {
+                let (name, uid) = (known.name.clone(), known.uid.clone());
+                self.remove_pod(table, &name, &uid);
+            } else if known.ready && !pod.ready {
+                // Its own word of before no longer holds: it must be asked again.
+                self.healthy.remove(&pod.uid);
+            }
+        }
+        if pod.stage == Stage::Ended {
+            self.close_exit(table, &pod.uid);
+        }
+        let claim = pod.binding.as_ref().map(|binding| binding.claim.clone());
+        if let Some(claim) = &claim {
+            self.pods_of.entry(claim.clone()).or_default().insert(pod.name.clone());
+        }
+        self.pods.insert(pod.name.clone(), Arc::new(pod));
+        if let Some(claim) = claim {
+            self.publish(table, &claim);
+        }
+    }
+
+    /// A pod is gone.
+    pub(super) fn remove_pod(&mut self, table: &Table, name: &str, uid: &str) {
+        let Some(pod) = self.pods.get(name).filter(|pod| pod.uid == uid).cloned() else { return };
+        self.pods.remove(name);
+        self.healthy.remove(uid);
+        self.condemned.remove(uid);
+        self.close_exit(table, uid);
+        if let Some(binding) = &pod.binding {
+            if let Some(names) = self.pods_of.get_mut(&binding.claim) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.pods_of.remove(&binding.claim);
+                }
+            }
+            self.publish(table, &binding.claim);
+        }
+    }
+
+    /// All pods that a watch listed anew.
+    pub(super) fn replace_pods(&mut self, table: &Table, pods: Vec<PodView>) {
+        let listed: HashSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
+        let vanished: Vec<(String, String)> = self
+            .pods
+            .values()
+            .filter(|pod| !listed.contains(pod.uid.as_str()))
+            .map(|pod| (pod.name.clone(), pod.uid.clone()))
+            .collect();
+        for (name, uid) in vanished {
+            self.remove_pod(table, &name, &uid);
+        }
+        for pod in pods {
+            self.apply_pod(table, pod);
+        }
+    }
+
+    /// The pod's health server has said 200.
+    pub(super) fn mark_healthy(&mut self, table: &Table, pod: &PodView) {
+        if self.pods.get(&pod.name).is_none_or(|known| known.uid != pod.uid) {
+            return;
+        }
+        self.healthy.insert(pod.uid.clone());
+        if let Some(binding) = &pod.binding {
+            self.publish(table, &binding.claim);
+        }
+    }
+
+    /// The exit is not to be used by new requests any more.
+    pub(super) fn condemn(&mut self, table: &Table, exit: &Exit) {
+        let Some(pod) = self.pods.get(&*exit.pod).filter(|pod| *pod.uid == *exit.uid).cloned() else {
+            return;
+        };
+        self.condemned.insert(pod.uid.clone());
+        self.healthy.remove(&pod.uid);
+        if let Some(binding) = &pod.binding {
+            self.publish(table, &binding.claim);
+        }
+    }
+
+    /// Whether a watch has shown the claim since this replica made it.
+    pub(super) fn is_seen(&self, name: &str) -> bool {
+        !self.unseen.contains(name)
+    }
+
+    /// Every pod of ours.
+    pub(super) fn pods(&self) -> Vec<Arc<PodView>> {
+        self.pods.values().cloned().collect()
+    }
+
+    /// How many claims there are.
+    pub(super) fn claims(&self) -> usize {
+        self.claims.len()
+    }
+
+    /// Older exits of a claim that still have tunnels here, by transition.
+    pub(super) fn draining(&self, claim: &Claim) -> Vec<i32> {
+        self.bound_pods(claim)
+            .filter_map(|pod| self.exits.get(&pod.uid))
+            .filter(|exit| exit.transition < claim.transition && exit.active() > 0)
+            .map(|exit| exit.transition)
+            .collect()
+    }
+
+    fn bound_pods<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a Arc<PodView>> {
+        self.pods_of
+            .get(&claim.name)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.pods.get(name))
+            .filter(|pod| pod.binding.as_ref().is_some_and(|binding| binding.claim_uid == claim.uid))
+    }
+
+    fn is_usable(&self, pod: &PodView) -> bool {
+        (pod.ready || self.healthy.contains(&pod.uid))
+            && matches!(pod.stage, Stage::Pending | Stage::Running)
+            && pod.ip.is_some()
+            && !self.condemned.contains(&pod.uid)
+    }
+
+    /// Works out what is known of a session, and tells those who wait for it.
+    fn publish(&mut self, table: &Table, name: &str) {
+        let Some(claim) = self.claims.get(name).cloned() else { return };
+        let entry = table.entry(&claim.key);
+        // The newest pod serves; older ones only drain. A pod of a later transition than the claim's
+        // proves that the claim lags, since the leader counts on before it creates.
+        let newest = self
+            .bound_pods(&claim)
+            .filter_map(|pod| Some((pod.binding.as_ref()?.transition, pod)))
+            .filter(|(transition, _)| *transition >= claim.transition)
+            .max_by_key(|(transition, _)| *transition)
+            .map(|(_, pod)| Arc::clone(pod));
+        let replaced = |pod: &PodView| {
+            claim.replace.as_ref().is_some_and(|replace| {
+                pod.binding.as_ref().is_some_and(|binding| binding.transition == replace.transition)
+            })
+        };
+        let exit = newest
+            .as_ref()
+            .filter(|pod| self.is_usable(pod) && !replaced(pod))
+            .cloned()
+            .and_then(|pod| self.exit(table, &claim.key, &pod));
+        let reason = claim.reason.clone().filter(|reason| reason.transition == claim.transition);
+        let state = match (exit, reason) {
+            (Some(exit), _) => State::Ready { claim, exit },
+            (None, Some(reason)) => match reason.kind {
+                ReasonKind::Rejected => State::Rejected { claim, reason },
+                ReasonKind::Lost => State::Lost { claim },
+                ReasonKind::Waiting | ReasonKind::Retrying => State::Waiting { claim, pod: newest },
+            },
+            (None, None) => State::Waiting { claim, pod: newest },
+        };
+        entry.publish(state);
+    }
+
+    /// The exit of a pod that has an address: the same for as long as the pod lives.
+    fn exit(&mut self, table: &Table, key: &SessionKey, pod: &PodView) -> Option<Arc<Exit>> {
+        if let Some(exit) = self.exits.get(&pod.uid) {
+            return Some(Arc::clone(exit));
+        }
+        let binding = pod.binding.as_ref()?;
+        let (ip, user, password) = (pod.ip?, pod.user.as_deref()?, pod.password.as_ref()?);
+        let credentials = STANDARD.encode(format!("{user}:{}", password.expose()));
+        let exit = Arc::new(Exit {
+            pod: pod.name.as_str().into(),
+            uid: pod.uid.as_str().into(),
+            claim_uid: binding.claim_uid.as_str().into(),
+            transition: binding.transition,
+            proxy_addr: SocketAddr::new(ip, PROXY_PORT),
+            health_addr: SocketAddr::new(ip, HEALTH_PORT),
+            authorization: Secret::from(format!("Basic {credentials}")),
+            server: pod.server.as_deref().unwrap_or_default().into(),
+            country: pod.country.as_str().into(),
+            city: pod.city.as_str().into(),
+            gone: CancellationToken::new(),
+            active: AtomicUsize::new(0),
+            bytes_up: AtomicU64::new(0),
+            bytes_down: AtomicU64::new(0),
+            reached_check: AtomicBool::new(false),
+        });
+        self.exits.insert(pod.uid.clone(), Arc::clone(&exit));
+        table
+            .log_in(user, PodLogin { key: key.clone(), exit: Arc::clone(&exit), password: password.clone() });
+        Some(exit)
+    }
+
+    fn close_exit(&mut self, table: &Table, uid: &str) {
+        if let Some(exit) = self.exits.remove(uid) {
+            exit.gone.cancel();
+            table.log_out(&exit);
+        }
+    }
+
+    /// The claim is gone, and its pods are about to go: their tunnels end now, not when the kernel of a
+    /// vanished pod fails to answer.
+    fn close_exits_of(&mut self, table: &Table, claim: &str, uid: &str) {
+        let uids: Vec<String> = self
+            .exits
+            .values()
+            .filter(|exit| *exit.claim_uid == *uid)
+            .map(|exit| exit.uid.to_string())
+            .collect();
+        tracing::debug!(claim, exits = uids.len(), "claim is gone");
+        for uid in uids {
+            self.close_exit(table, &uid);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! What the proxy asks: an exit for a session, now if there is one, else as soon as there is. Called by
+//! the data threads; everything that needs the cluster crosses over to the control plane as a
+//! [`Command`], and its outcome comes back on the session's watch channel.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::claim::{Reason, ReasonKind, Replace};
+use super::exit::Exit;
+use super::failure::{AcquireError, FailureClass, code};
+use super::index::Index;
+use super::pod::PodView;
+use super::table::{Activity, ControlError, Crowded, Entry, State, Table, WAITERS, WAITERS_PER_SESSION};
+use crate::metrics::Metrics;
+use crate::secret::Secret;
+use crate::selector::{Lifetimes, SessionKey};
+
+/// An exit, granted to a request. While it lives its session is active, however quiet.
+#[derive(Debug)]
+pub struct Acquired {
+    /// The exit.
+    pub exit: Arc<Exit>,
+    /// Name of the session's claim, for logs.
+    pub session: Arc<str>,
+    /// When new requests of the session get another exit, where it has a `ttl`.
+    pub expires: Option<SystemTime>,
+    /// Whether the request had to wait for the exit.
+    pub cold_start: bool,
+    /// How long it was held.
+    pub waited: Duration,
+    _activity: Activity,
+}
+
+/// What the proxy found an exit to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Its proxy cannot be reached.
+    Unreachable,
+    /// Its VPN is dead, though its health server says otherwise.
+    Dead,
+    /// Its proxy answered as ours never does: a pod edited by hand.
+    Protocol,
+}
+
+impl Fault {
+    /// The word for it in a claim's annotation.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Dead => "dead",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+/// What the data path asks of the control plane.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Someone waits for this session.
+    Ensure(Arc<Entry>),
+    /// The exit of this session must be replaced.
+    Replace { entry: Arc<Entry>, claim_uid: Arc<str>, replace: Replace },
+}
+
+/// How long a start takes as long as none was seen.
+const USUAL_START: Duration = Duration::from_secs(3);
+
+/// Shared by the data threads and the control plane.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) table: Table,
+    pub(super) index: Mutex<Index>,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Cancelled when those who wait are to be sent away.
+    pub(super) closing: CancellationToken,
+    /// Whether both watches have delivered their first lists.
+    pub(super) synced: watch::Sender<bool>,
+    pub(super) idle_timeout: Duration,
+    /// How long the last cold starts took, for `Retry-After`.
+    starts: Mutex<Vec<Duration>>,
+}
+
+impl Shared {
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how long a cold start took.
+    pub(super) fn note_start(&self, took: Duration) {
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if starts.len() == 32 {
+            starts.remove(0);
+        }
+        starts.push(took);
+    }
+
+    fn usual_start(&self) -> Duration {
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        starts.sort_unstable();
+        starts.get(starts.len() / 2).copied().unwrap_or(USUAL_START)
+    }
+}
+
+/// The sessions of this replica. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sessions(pub(super) Arc<Shared>);
+
+impl Sessions {
+    /// The exit of a session that has one: no wait, no request to the API server.
+    pub fn hit(&self, key: &SessionKey) -> Option<Acquired> {
+        let (claim, exit, activity) = self.0.table.get(key)?.usable()?;
+        Some(acquired(exit, claim.expires, activity, None))
+    }
+
+    /// The exit of a session: at once where it has one, else the session is claimed and the request held
+    /// until `deadline`. Dropping the future ends this wait alone, never the start.
+    ///
+    /// # Errors
+    ///
+    /// As [`AcquireError`] says.
+    pub async fn acquire(
+        &self,
+        key: &SessionKey,
+        lifetimes: &Lifetimes,
+        deadline: Instant,
+    ) -> Result<Acquired, AcquireError> {
+        if let Some(acquired) = self.hit(key) {
+            return Ok(acquired);
+        }
+        let begun = Instant::now();
+        let waiter = self.0.table.wait(key, lifetimes).map_err(queue_full)?;
+        self.0.metrics.waiters.inc();
+        let _counted = scopeguard(|| self.0.metrics.waiters.dec());
+        let entry = &waiter.entry;
+        let mut state = entry.subscribe();
+        self.ensure(entry);
+        loop {
+            let now = state.borrow_and_update().clone();
+            if let Some((claim, exit, activity)) = entry.usable() {
+                return Ok(acquired(exit, claim.expires, activity, Some(begun.elapsed())));
+            }
+            if let Some(error) = outcome(&now, entry.control_error()) {
+                return Err(error);
+            }
+            if deadline <= begun {
+                return Err(unwilling(&now, self.0.usual_start()));
+            }
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() { return Err(AcquireError::ShuttingDown) },
+                () = tokio::time::sleep_until(deadline) => return Err(timed_out(&now, entry.control_error())),
+                () = self.0.closing.cancelled() => return Err(AcquireError::ShuttingDown),
+            }
+        }
+    }
+
+    /// The pod that its own credentials mean, if it lives.
+    pub fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Acquired> {
+        let login = self.0.table.pod_login(user).filter(|login| login.password == *password)?;
+        let (expires, activity) = self.0.table.get(&login.key)?.use_exit(&login.exit)?;
+        Some(acquired(login.exit, expires, activity, None))
+    }
+
+    /// New requests of the exit's session go elsewhere from now on, and the leader is asked to replace it.
+    pub fn report(&self, exit: &Arc<Exit>, fault: Fault) {
+        let login = self.0.table.all().into_iter().find(
+            |entry| matches!(entry.state(), State::Ready { exit: current, .. } if current.uid == exit.uid),
+        );
+        let Some(entry) = login else { return };
+        tracing::warn!(session = %entry.name, pod = %exit.pod, fault = fault.as_str(), "exit given up");
+        self.0.index().condemn(&self.0.table, exit);
+        let replace = Replace { transition: exit.transition, why: fault.as_str().to_owned() };
+        let claim_uid = Arc::clone(&exit.claim_uid);
+        // A closed channel means that the control plane has ended: nobody is left to replace anything.
+        let _ = self.0.commands.send(Command::Replace { entry, claim_uid, replace });
+    }
+
+    /// Every pod of ours that the watch has shown, foreign ones included.
+    pub fn pods(&self) -> Vec<Arc<PodView>> {
+        self.0.index().pods()
+    }
+
+    /// Sets the gauges that are counted when they are read. Pods by state are the leader's to count.
+    pub fn observe(&self) {
+        let claims = self.0.index().claims();
+        self.0.metrics.sessions.set(i64::try_from(claims).unwrap_or(i64::MAX));
+    }
+
+    /// Ends when both watches have delivered their first lists.
+    pub async fn synced(&self) {
+        let mut synced = self.0.synced.subscribe();
+        // An error means that the control plane has ended, which whoever supervises it sees by itself.
+        if synced.wait_for(|synced| *synced).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Sends those who wait away with `shutting_down`.
+    pub fn close(&self) {
+        self.0.closing.cancel();
+    }
+
+    /// Requests that are held now.
+    pub fn waiting(&self) -> usize {
+        self.0.table.waiting()
+    }
+
+    fn ensure(&self, entry: &Arc<Entry>) {
+        use std::sync::atomic::Ordering;
+        if !entry.ensuring.swap(true, Ordering::AcqRel) {
+            let _ = self.0.commands.send(Command::Ensure(Arc::clone(entry)));
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        metrics: Arc<Metrics>,
+        idle_timeout: Duration,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Command>) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let shared = Self {
+            table: Table::new(),
+            index: Mutex::default(),
+            commands,
+            metrics,
+            closing: CancellationToken::new(),
+            synced: watch::channel(false).0,
+            idle_timeout,
+            starts: Mutex::default(),
+        };
+        (Arc::new(shared), receiver)
+    }
+}
+
+fn acquired(
+    exit: Arc<Exit>,
+    expires: Option<SystemTime>,
+    activity: Activity,
+    waited: Option<Duration>,
+) -> Acquired {
+    Acquired {
+        exit,
+        session: Arc::clone(activity.name()),
+        expires,
+        cold_start: waited.is_some(),
+        waited: waited.unwrap_or_default(),
+        _activity: activity,
+    }
+}
+
+fn queue_full(crowded: Crowded) -> AcquireError {
+    let message = match crowded {
+        Crowded::Session => format!("{WAITERS_PER_SESSION} requests wait for this session already"),
+        Crowded::Gateway => format!("{WAITERS} requests wait already"),
+    };
+    AcquireError::QueueFull { message }
+}
+
+/// The error that a state means for everyone who waits, whatever time they have left.
+fn outcome(state: &State, control: Option<ControlError>) -> Option<AcquireError> {
+    match (state, control) {
+        (State::Rejected { reason, .. }, _) => Some(rejected(reason)),
+        (State::Lost { .. }, _) => Some(AcquireError::ExitLost),
+        (State::Absent | State::Waiting { .. }, Some(ControlError::Forbidden(right))) => {
+            Some(AcquireError::ControlPlaneForbidden { message: right })
+        }
+        (State::Absent | State::Waiting { .. } | State::Ready { .. }, _) => None,
+    }
+}
+
+fn rejected(reason: &Reason) -> AcquireError {
+    let message = reason.message.clone();
+    match reason.code.as_str() {
+        code::CAPACITY_FULL | code::QUOTA_FULL => AcquireError::CapacityFull { message },
+        code::QUEUE_FULL => AcquireError::QueueFull { message },
+        code::FORBIDDEN => AcquireError::ControlPlaneForbidden { message },
+        code::UNAVAILABLE => AcquireError::ControlPlaneUnavailable,
+        class => AcquireError::StartFailed {
+            class: FailureClass::parse(class).unwrap_or(FailureClass::Exited),
+            message,
+        },
+    }
+}
+
+/// What a request that does not wait is told.
+fn unwilling(state: &State, retry_after: Duration) -> AcquireError {
+    match waiting_reason(state) {
+        Some(reason) if is_full(reason) => AcquireError::CapacityFull { message: reason.message.clone() },
+        Some(_) | None => AcquireError::Starting { retry_after },
+    }
+}
+
+/// What a request is told whose time is over.
+fn timed_out(state: &State, control: Option<ControlError>) -> AcquireError {
+    match (waiting_reason(state), control) {
+        (Some(reason), _) if is_full(reason) => {
+            AcquireError::CapacityFull { message: reason.message.clone() }
+        }
+        (_, Some(ControlError::Unavailable)) => AcquireError::ControlPlaneUnavailable,
+        (reason, _) => AcquireError::StartTimeout { last: reason.map(|reason| reason.message.clone()) },
+    }
+}
+
+fn waiting_reason(state: &State) -> Option<&Reason> {
+    let State::Waiting { claim, .. } = state else { return None };
+    let reason = claim.reason.as_ref()?;
+    matches!(reason.kind, ReasonKind::Waiting | ReasonKind::Retrying).then_some(reason)
+}
+
+fn is_full(reason: &Reason) -> bool {
+    reason.kind == ReasonKind::Waiting
+        && matches!(reason.code.as_str(), code::CAPACITY_FULL | code::QUOTA_FULL)
+}
+
+/// Runs `end` when dropped, whichever way a wait ends.
+fn scopeguard(end: impl Fn()) -> impl Drop {
+    struct Guard<F: Fn()>(F);
+    impl<F: Fn()> Drop for Guard<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    Guard(end)
+}

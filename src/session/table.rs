@@ -1,0 +1,395 @@
+//! The table of sessions: one [`Entry`] for each session that this replica has heard of, found by its
+//! key without a lock that anyone holds for long. The index of pods and claims publishes into it, data
+//! threads read it, and the guards that count who uses an exit live here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use dashmap::DashMap;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::claim::{Claim, Reason};
+use super::exit::Exit;
+use super::pod::PodView;
+use crate::secret::Secret;
+use crate::selector::{Lifetimes, SessionKey};
+
+/// Why the control plane could not do what a session needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ControlError {
+    /// A right is missing: verb and resource.
+    Forbidden(String),
+    /// The API server does not answer, or not usefully.
+    Unavailable,
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug)]
+pub(super) enum State {
+    /// No claim.
+    Absent,
+    /// A claim without a usable exit, and the pod of its current transition if there is one.
+    Waiting { claim: Arc<Claim>, pod: Option<Arc<PodView>> },
+    /// An exit.
+    Ready { claim: Arc<Claim>, exit: Arc<Exit> },
+    /// The leader has refused the claim.
+    Rejected { claim: Arc<Claim>, reason: Reason },
+    /// A strict session has lost its exit.
+    Lost { claim: Arc<Claim> },
+}
+
+impl State {
+    pub(super) fn claim(&self) -> Option<&Arc<Claim>> {
+        match self {
+            Self::Absent => None,
+            Self::Waiting { claim, .. }
+            | Self::Ready { claim, .. }
+            | Self::Rejected { claim, .. }
+            | Self::Lost { claim } => Some(claim),
+        }
+    }
+}
+
+/// One session, as this replica knows it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: SessionKey,
+    /// Name of its claim.
+    pub(super) name: Arc<str>,
+    state: watch::Sender<State>,
+    /// Requests and tunnels that have an exit.
+    active: AtomicUsize,
+    /// Requests that wait for one.
+    waiters: AtomicUsize,
+    /// Told when the first waiter comes or the last one goes.
+    pub(super) waiters_changed: Notify,
+    /// Set while a task makes and holds the claim for those who wait.
+    pub(super) ensuring: AtomicBool,
+    /// When the session was last used, in milliseconds since the clock's start.
+    last_used: AtomicU64,
+    /// Until when a hit need not renew the claim first, in milliseconds since the clock's start.
+    fresh_until: AtomicU64,
+    /// What the last attempt to reach the API server for this session came to.
+    control_error: std::sync::Mutex<Option<ControlError>>,
+    /// The first request's wishes: what a claim of it is made with.
+    lifetimes: std::sync::Mutex<Lifetimes>,
+    clock: Clock,
+}
+
+/// Monotonic milliseconds since the table was made: what fits an atomic.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(super) fn now(self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The wall-clock time of a moment of this clock.
+    pub(super) fn wall(self, at: u64) -> SystemTime {
+        let ago = Duration::from_millis(self.now().saturating_sub(at));
+        SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Entry {
+    fn new(key: SessionKey, clock: Clock) -> Self {
+        Self {
+            name: key.claim_name().into(),
+            key,
+            state: watch::channel(State::Absent).0,
+            active: AtomicUsize::new(0),
+            waiters: AtomicUsize::new(0),
+            waiters_changed: Notify::new(),
+            ensuring: AtomicBool::new(false),
+            last_used: AtomicU64::new(0),
+            fresh_until: AtomicU64::new(0),
+            control_error: std::sync::Mutex::default(),
+            lifetimes: std::sync::Mutex::default(),
+            clock,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Publishes what is known now, and wakes those who wait.
+    pub(super) fn publish(&self, state: State) {
+        self.state.send_replace(state);
+    }
+
+    /// Wakes those who wait to look again at what lies beside the state.
+    pub(super) fn wake(&self) {
+        self.state.send_modify(|_| {});
+    }
+
+    /// The exit, if there is one that can be used without renewing or replacing anything first.
+    pub(super) fn usable(self: &Arc<Self>) -> Option<(Arc<Claim>, Arc<Exit>, Activity)> {
+        let (claim, exit) = match &*self.state.borrow() {
+            State::Ready { claim, exit } if !is_expired(claim) => (Arc::clone(claim), Arc::clone(exit)),
+            _ => return None,
+        };
+        (self.clock.now() < self.fresh_until.load(Ordering::Relaxed)).then(|| {
+            let activity = Activity::new(Arc::clone(self), Arc::clone(&exit));
+            (claim, exit, activity)
+        })
+    }
+
+    /// Notes that the claim was renewed `age` ago by its own word, so that hits are free until three
+    /// quarters of its duration have passed.
+    pub(super) fn renewed(&self, claim: &Claim, age: Duration) {
+        let fresh = if claim.pinned { u64::MAX / 2 } else { millis(claim.duration * 3 / 4) };
+        let until = self.clock.now().saturating_add(fresh.saturating_sub(millis(age)));
+        self.fresh_until.store(until, Ordering::Relaxed);
+    }
+
+    /// Lets hits go on for a moment though the renewal they wanted failed: traffic goes on when the API
+    /// server is away.
+    pub(super) fn excuse(&self, how_long: Duration) {
+        let until = self.clock.now().saturating_add(millis(how_long));
+        self.fresh_until.fetch_max(until, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// The given exit, as long as it is the session's current one or drains: for credentials that mean
+    /// that very pod. The use is written as activity by the next renewal.
+    pub(super) fn use_exit(self: &Arc<Self>, exit: &Arc<Exit>) -> Option<(Option<SystemTime>, Activity)> {
+        let expires = self.state.borrow().claim().map(|claim| claim.expires)?;
+        (!exit.gone.is_cancelled()).then(|| (expires, Activity::new(Arc::clone(self), Arc::clone(exit))))
+    }
+
+    pub(super) fn is_fresh(&self) -> bool {
+        self.clock.now() < self.fresh_until.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn waiters(&self) -> usize {
+        self.waiters.load(Ordering::Relaxed)
+    }
+
+    /// When the session was last used: now, if it is in use.
+    pub(super) fn last_used(&self) -> u64 {
+        if self.active() > 0 || self.waiters() > 0 {
+            self.clock.now()
+        } else {
+            self.last_used.load(Ordering::Relaxed)
+        }
+    }
+
+    pub(super) fn touch(&self) {
+        self.last_used.fetch_max(self.clock.now(), Ordering::Relaxed);
+    }
+
+    pub(super) fn control_error(&self) -> Option<ControlError> {
+        locked(&self.control_error).clone()
+    }
+
+    /// Notes how the last request to the API server went, and wakes those who wait if it was refused.
+    pub(super) fn set_control_error(&self, error: Option<ControlError>) {
+        let refused = matches!(error, Some(ControlError::Forbidden(_)));
+        *locked(&self.control_error) = error;
+        if refused {
+            self.wake();
+        }
+    }
+
+    pub(super) fn lifetimes(&self) -> Lifetimes {
+        *locked(&self.lifetimes)
+    }
+
+    fn set_lifetimes(&self, lifetimes: &Lifetimes) {
+        *locked(&self.lifetimes) = *lifetimes;
+    }
+
+    fn is_unused(&self) -> bool {
+        self.active() == 0
+            && self.waiters() == 0
+            && !self.ensuring.load(Ordering::Relaxed)
+            && matches!(&*self.state.borrow(), State::Absent)
+    }
+}
+
+/// Whether the current exit is past the session's `ttl`.
+pub(super) fn is_expired(claim: &Claim) -> bool {
+    claim.expires.is_some_and(|at| at <= SystemTime::now())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A request or tunnel that uses an exit: while it lives, its session is active.
+#[derive(Debug)]
+pub(super) struct Activity {
+    entry: Arc<Entry>,
+    exit: Arc<Exit>,
+}
+
+impl Activity {
+    fn new(entry: Arc<Entry>, exit: Arc<Exit>) -> Self {
+        entry.active.fetch_add(1, Ordering::Relaxed);
+        exit.active.fetch_add(1, Ordering::Relaxed);
+        entry.touch();
+        Self { entry, exit }
+    }
+
+    /// Name of the session's claim.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.entry.name
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.entry.touch();
+        self.exit.active.fetch_sub(1, Ordering::Relaxed);
+        self.entry.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request that waits for its session's exit.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) entry: Arc<Entry>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.entry.touch();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if self.entry.waiters.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.entry.waiters_changed.notify_one();
+        }
+    }
+}
+
+/// Why a request may not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crowded {
+    /// The session's own queue is full.
+    Session,
+    /// The gateway's is.
+    Gateway,
+}
+
+/// Most requests that may wait for one session.
+pub const WAITERS_PER_SESSION: usize = 1024;
+/// Most requests that may wait in all.
+pub const WAITERS: usize = 4096;
+
+/// A pod's own credentials, which also work at the gateway and mean that pod.
+#[derive(Clone, Debug)]
+pub(super) struct PodLogin {
+    pub(super) key: SessionKey,
+    pub(super) exit: Arc<Exit>,
+    pub(super) password: Secret,
+}
+
+/// All sessions that this replica has heard of.
+#[derive(Debug)]
+pub(super) struct Table {
+    entries: DashMap<SessionKey, Arc<Entry>>,
+    logins: DashMap<String, PodLogin>,
+    waiting: Arc<AtomicUsize>,
+    pub(super) clock: Clock,
+}
+
+impl Table {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: DashMap::new(),
+            logins: DashMap::new(),
+            waiting: Arc::default(),
+            clock: Clock { start: Instant::now() },
+        }
+    }
+
+    pub(super) fn get(&self, key: &SessionKey) -> Option<Arc<Entry>> {
+        self.entries.get(key).map(|entry| Arc::clone(&entry))
+    }
+
+    /// The entry of a session, made if there is none.
+    pub(super) fn entry(&self, key: &SessionKey) -> Arc<Entry> {
+        match self.get(key) {
+            Some(entry) => entry,
+            None => Arc::clone(
+                &self
+                    .entries
+                    .entry(key.clone())
+                    .or_insert_with(|| Arc::new(Entry::new(key.clone(), self.clock))),
+            ),
+        }
+    }
+
+    /// Queues a request. Its entry cannot vanish while it waits.
+    pub(super) fn wait(&self, key: &SessionKey, lifetimes: &Lifetimes) -> Result<Waiter, Crowded> {
+        let slot =
+            self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self.clock)));
+        let entry = Arc::clone(&slot);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITERS {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(Crowded::Gateway);
+        }
+        let before = entry.waiters.fetch_add(1, Ordering::AcqRel);
+        // Counted while the map's guard is held, so that `forget` sees either the entry unused or us.
+        drop(slot);
+        let waiter = Waiter { entry, waiting: Arc::clone(&self.waiting) };
+        if before >= WAITERS_PER_SESSION {
+            return Err(Crowded::Session);
+        }
+        if before == 0 {
+            if waiter.entry.state.borrow().claim().is_none() {
+                waiter.entry.set_lifetimes(lifetimes);
+            }
+            waiter.entry.waiters_changed.notify_one();
+        }
+        Ok(waiter)
+    }
+
+    /// Makes a pod's own credentials known.
+    pub(super) fn log_in(&self, user: &str, login: PodLogin) {
+        self.logins.insert(user.to_owned(), login);
+    }
+
+    /// Forgets the credentials of an exit that is gone.
+    pub(super) fn log_out(&self, exit: &Exit) {
+        self.logins.retain(|_, login| login.exit.uid != exit.uid);
+    }
+
+    /// The pod that these credentials mean.
+    pub(super) fn pod_login(&self, user: &str) -> Option<PodLogin> {
+        self.logins.get(user).map(|login| login.clone())
+    }
+
+    /// Requests that wait now.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Every entry, for the renewals and for those who look.
+    pub(super) fn all(&self) -> Vec<Arc<Entry>> {
+        self.entries.iter().map(|entry| Arc::clone(&entry)).collect()
+    }
+
+    /// Drops an entry that nobody uses and of which nothing is known.
+    pub(super) fn forget(&self, key: &SessionKey) {
+        self.entries.remove_if(key, |_, entry| entry.is_unused());
+    }
+}

@@ -1,0 +1,447 @@
+//! Tests of the table, the index and `acquire()` together, without a cluster: objects go into the index
+//! as a watch would bring them, in whatever order.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::claim::{Claim, NewClaim, Reason, ReasonKind, Replace, annotation as note};
+use super::pod::{PodView, pod_name};
+use super::sessions::{Command, Sessions, Shared};
+use super::table::State;
+use super::{AcquireError, Fault};
+use crate::metrics::Metrics;
+use crate::secret::Secret;
+use crate::selector::{Lifetimes, SessionKey};
+
+const UID: &str = "6d9f0f2e-1f7e-4a53-9a51-0d5f6a1b2c3d";
+
+struct World {
+    sessions: Sessions,
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    version: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let (shared, commands) = Shared::new(Arc::new(Metrics::new().unwrap()), Duration::from_secs(300));
+        Self { sessions: Sessions(Arc::clone(&shared)), shared, commands, version: 1 }
+    }
+
+    fn claim_with(&mut self, change: impl FnOnce(&mut Lease)) {
+        let key = key();
+        let mut lease = NewClaim {
+            key: &key,
+            idle: Duration::from_secs(300),
+            ttl: None,
+            no_wait: false,
+            now: SystemTime::now(),
+        }
+        .lease();
+        self.version += 1;
+        lease.metadata.uid = Some(UID.to_owned());
+        lease.metadata.resource_version = Some(self.version.to_string());
+        lease.metadata.creation_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()));
+        change(&mut lease);
+        let claim = Claim::read(&lease).unwrap();
+        self.shared.index().apply_claim(&self.shared.table, claim, true);
+    }
+
+    fn claim(&mut self) {
+        self.claim_with(|_| {});
+    }
+
+    fn pod(&mut self, transition: i32, ready: bool) -> PodView {
+        let view = PodView::read(&pod(transition, ready));
+        self.shared.index().apply_pod(&self.shared.table, view.clone());
+        view
+    }
+
+    fn state(&self) -> State {
+        self.shared.table.entry(&key()).state()
+    }
+
+    fn ready_pod(&self) -> Option<String> {
+        self.sessions.hit(&key()).map(|acquired| acquired.exit.pod.to_string())
+    }
+}
+
+fn key() -> SessionKey {
+    SessionKey::parse_canonical("demo-country-se").unwrap()
+}
+
+fn pod(transition: i32, ready: bool) -> Pod {
+    let name = pod_name(UID, transition);
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": name,
+            "uid": format!("pod-{transition}"),
+            "labels": { "app": "gluetun-vpn", "pod-id": name.trim_start_matches("gluetun-") },
+            "annotations": {
+                "gluetun-gateway/claim": key().claim_name(),
+                "gluetun-gateway/claim-uid": UID,
+                "gluetun-gateway/transition": transition.to_string(),
+                "gluetun-gateway/server": "se-mma-wg-001",
+                "gluetun-gateway/country": "Sweden",
+            },
+        },
+        "spec": { "containers": [{
+            "name": "gluetun",
+            "env": [
+                { "name": "HTTPPROXY_USER", "value": format!("pod.{transition}") },
+                { "name": "HTTPPROXY_PASSWORD", "value": "open-sesame" },
+            ],
+        }]},
+        "status": {
+            "phase": "Running",
+            "podIP": "127.42.0.1",
+            "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }],
+            "containerStatuses": [{
+                "name": "gluetun", "image": "", "imageID": "", "ready": ready, "restartCount": 0,
+                "state": { "running": {} },
+            }],
+        },
+    }))
+    .unwrap()
+}
+
+fn reason(kind: ReasonKind, code: &str, transition: i32) -> String {
+    let reason = Reason {
+        kind,
+        code: code.to_owned(),
+        message: format!("because of {code}"),
+        transition,
+        attempts: 0,
+        servers: Vec::new(),
+    };
+    serde_json::to_string(&reason).unwrap()
+}
+
+fn annotate(lease: &mut Lease, key: &str, value: String) {
+    lease.metadata.annotations.get_or_insert_default().insert(key.to_owned(), value);
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(90)
+}
+
+#[tokio::test]
+async fn claim_and_pod_make_an_exit_in_either_order() {
+    let mut world = World::new();
+    assert!(world.ready_pod().is_none());
+    world.claim();
+    assert!(world.ready_pod().is_none());
+    world.pod(0, true);
+    assert_eq!(world.ready_pod(), Some(pod_name(UID, 0)));
+
+    let mut world = World::new();
+    world.pod(0, true);
+    assert!(world.ready_pod().is_none());
+    world.claim();
+    assert_eq!(world.ready_pod(), Some(pod_name(UID, 0)));
+}
+
+#[tokio::test]
+async fn a_pod_of_another_claims_uid_is_no_exit() {
+    let mut world = World::new();
+    world.claim_with(|lease| lease.metadata.uid = Some("11111111-2222-4333-8444-555555555555".to_owned()));
+    world.pod(0, true);
+    assert!(world.ready_pod().is_none());
+}
+
+#[tokio::test]
+async fn the_newest_transition_serves_and_an_older_one_does_not() {
+    let mut world = World::new();
+    world.claim();
+    world.pod(0, true);
+    world.claim_with(|lease| lease.spec.get_or_insert_default().lease_transitions = Some(1));
+    assert!(world.ready_pod().is_none(), "the old exit only drains");
+    world.pod(1, true);
+    assert_eq!(world.ready_pod(), Some(pod_name(UID, 1)));
+    // A claim that lags behind its pods does not bring the old exit back.
+    let mut world = World::new();
+    world.claim();
+    world.pod(1, true);
+    world.pod(0, true);
+    assert_eq!(world.ready_pod(), Some(pod_name(UID, 1)));
+}
+
+#[tokio::test]
+async fn an_older_version_of_a_claim_changes_nothing() {
+    let mut world = World::new();
+    world.claim_with(|lease| lease.spec.get_or_insert_default().lease_transitions = Some(1));
+    world.pod(1, true);
+    world.claim_with(|lease| lease.metadata.resource_version = Some("1".to_owned()));
+    assert_eq!(world.state().claim().unwrap().transition, 1);
+}
+
+#[tokio::test]
+async fn a_health_servers_word_is_enough_until_the_kubelet_takes_ready_back() {
+    let mut world = World::new();
+    world.claim();
+    let pod = world.pod(0, false);
+    assert!(world.ready_pod().is_none());
+    world.shared.index().mark_healthy(&world.shared.table, &pod);
+    assert!(world.ready_pod().is_some());
+    world.pod(0, true);
+    world.pod(0, false);
+    assert!(world.ready_pod().is_none(), "it must be asked again");
+}
+
+#[tokio::test]
+async fn a_vanished_pod_closes_its_tunnels_and_a_changed_one_does_not() {
+    let mut world = World::new();
+    world.claim();
+    let pod = world.pod(0, true);
+    let acquired = world.sessions.hit(&key()).unwrap();
+    world.pod(0, false);
+    assert!(!acquired.exit.gone.is_cancelled());
+    world.shared.index().remove_pod(&world.shared.table, &pod.name, &pod.uid);
+    assert!(acquired.exit.gone.is_cancelled());
+    assert!(matches!(world.state(), State::Waiting { pod: None, .. }));
+}
+
+#[tokio::test]
+async fn activity_is_counted_for_as_long_as_the_grant_lives() {
+    let mut world = World::new();
+    world.claim();
+    world.pod(0, true);
+    let entry = world.shared.table.entry(&key());
+    let (one, two) = (world.sessions.hit(&key()).unwrap(), world.sessions.hit(&key()).unwrap());
+    assert_eq!((entry.active(), one.exit.active()), (2, 2));
+    drop(one);
+    drop(two);
+    assert_eq!(entry.active(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_waiters_make_one_request_and_all_get_the_exit() {
+    let mut world = World::new();
+    let waiting: Vec<_> = (0..1000)
+        .map(|_| {
+            let sessions = world.sessions.clone();
+            tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await })
+        })
+        .collect();
+    while world.sessions.waiting() < 1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(world.commands.try_recv(), Ok(Command::Ensure(_))));
+    assert!(world.commands.try_recv().is_err(), "one start, one command");
+    world.claim();
+    world.pod(0, true);
+    for waiter in waiting {
+        let acquired = waiter.await.unwrap().unwrap();
+        assert!(acquired.cold_start);
+    }
+    assert_eq!(world.sessions.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_waiters_are_told_so_at_once() {
+    let world = World::new();
+    let spawn = || {
+        let sessions = world.sessions.clone();
+        tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await })
+    };
+    let waiting: Vec<_> = (0..super::WAITERS_PER_SESSION).map(|_| spawn()).collect();
+    while world.sessions.waiting() < super::WAITERS_PER_SESSION {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(spawn().await.unwrap(), Err(AcquireError::QueueFull { .. })));
+    assert_eq!(world.sessions.waiting(), super::WAITERS_PER_SESSION, "the refused one is not counted");
+    for waiter in waiting {
+        waiter.abort();
+        assert!(waiter.await.unwrap_err().is_cancelled());
+    }
+    assert_eq!(world.sessions.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_leader_says_wakes_those_who_wait() {
+    for (kind, code, expected) in [
+        (
+            ReasonKind::Rejected,
+            "queue_full",
+            AcquireError::QueueFull { message: "because of queue_full".into() },
+        ),
+        (
+            ReasonKind::Rejected,
+            "image_pull",
+            AcquireError::StartFailed {
+                class: super::FailureClass::ImagePull,
+                message: "because of image_pull".into(),
+            },
+        ),
+        (ReasonKind::Lost, "exit_lost", AcquireError::ExitLost),
+    ] {
+        let mut world = World::new();
+        world.claim();
+        let sessions = world.sessions.clone();
+        let waiter =
+            tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await });
+        while world.sessions.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let before = Instant::now();
+        world.claim_with(|lease| annotate(lease, note::REASON, reason(kind, code, 0)));
+        assert_eq!(waiter.await.unwrap().unwrap_err(), expected);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_time_is_over_the_last_reason_is_told() {
+    for (code, expected) in [
+        ("capacity_full", AcquireError::CapacityFull { message: "because of capacity_full".into() }),
+        ("server_in_use", AcquireError::StartTimeout { last: Some("because of server_in_use".into()) }),
+    ] {
+        let mut world = World::new();
+        world.claim_with(|lease| annotate(lease, note::REASON, reason(ReasonKind::Waiting, code, 0)));
+        let before = Instant::now();
+        let error = world.sessions.acquire(&key(), &Lifetimes::default(), soon()).await.unwrap_err();
+        assert_eq!(error, expected);
+        assert_eq!(before.elapsed(), Duration::from_secs(90));
+    }
+    // A reason of an earlier transition says nothing about this one.
+    let mut world = World::new();
+    world.claim_with(|lease| {
+        lease.spec.get_or_insert_default().lease_transitions = Some(1);
+        annotate(lease, note::REASON, reason(ReasonKind::Rejected, "image_pull", 0));
+    });
+    let error = world.sessions.acquire(&key(), &Lifetimes::default(), soon()).await.unwrap_err();
+    assert_eq!(error, AcquireError::StartTimeout { last: None });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_does_not_wait_starts_the_exit_and_is_told_so() {
+    let mut world = World::new();
+    let error = world.sessions.acquire(&key(), &Lifetimes::default(), Instant::now()).await.unwrap_err();
+    assert_eq!(error, AcquireError::Starting { retry_after: Duration::from_secs(3) });
+    assert!(matches!(world.commands.try_recv(), Ok(Command::Ensure(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_sends_those_who_wait_away() {
+    let world = World::new();
+    let sessions = world.sessions.clone();
+    let waiter = tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await });
+    while world.sessions.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.sessions.close();
+    assert_eq!(waiter.await.unwrap().unwrap_err(), AcquireError::ShuttingDown);
+}
+
+#[tokio::test]
+async fn a_reported_exit_is_left_at_once_and_the_leader_asked_to_replace_it() {
+    let mut world = World::new();
+    world.claim();
+    world.pod(0, true);
+    let exit = world.sessions.hit(&key()).unwrap().exit;
+    world.sessions.report(&exit, Fault::Dead);
+    assert!(world.sessions.hit(&key()).is_none());
+    let Ok(Command::Replace { replace, claim_uid, .. }) = world.commands.try_recv() else { panic!() };
+    assert_eq!((replace, &*claim_uid), (Replace { transition: 0, why: "dead".to_owned() }, UID));
+    // Its tunnels go on, and a pod's event of before does not bring it back.
+    assert!(!exit.gone.is_cancelled());
+    world.pod(0, true);
+    assert!(world.sessions.hit(&key()).is_none());
+}
+
+#[tokio::test]
+async fn a_replicas_word_that_an_exit_must_be_replaced_holds_for_all() {
+    let mut world = World::new();
+    world.pod(0, true);
+    let word = serde_json::to_string(&Replace { transition: 0, why: "dead".to_owned() }).unwrap();
+    world.claim_with(|lease| annotate(lease, note::REPLACE, word));
+    assert!(world.sessions.hit(&key()).is_none());
+}
+
+#[tokio::test]
+async fn a_claim_that_went_long_without_renewal_is_no_hit() {
+    let mut world = World::new();
+    world.pod(0, true);
+    let old = SystemTime::now() - Duration::from_secs(226);
+    world.claim_with(|lease| {
+        lease.spec.get_or_insert_default().renew_time = Some(super::claim::micro_time(old));
+    });
+    assert!(world.sessions.hit(&key()).is_none(), "older than three quarters of 300 s");
+    world.claim();
+    assert!(world.sessions.hit(&key()).is_some());
+}
+
+#[tokio::test]
+async fn an_expired_exit_is_no_hit() {
+    let mut world = World::new();
+    world.pod(0, true);
+    let past = super::claim::format_time(SystemTime::now() - Duration::from_secs(1));
+    world.claim_with(|lease| annotate(lease, note::EXPIRES, past));
+    assert!(world.sessions.hit(&key()).is_none());
+}
+
+#[tokio::test]
+async fn a_pods_own_credentials_mean_that_pod() {
+    let mut world = World::new();
+    world.claim();
+    world.pod(0, true);
+    let password = Secret::from("open-sesame".to_owned());
+    let acquired = world.sessions.by_pod_credentials("pod.0", &password).unwrap();
+    assert_eq!(*acquired.exit.pod, *pod_name(UID, 0));
+    assert!(world.sessions.by_pod_credentials("pod.0", &Secret::from("guess".to_owned())).is_none());
+    assert!(world.sessions.by_pod_credentials("pod.9", &password).is_none());
+    world.shared.index().remove_claim(&world.shared.table, &key().claim_name(), UID, true);
+    assert!(world.sessions.by_pod_credentials("pod.0", &password).is_none());
+    assert!(acquired.exit.gone.is_cancelled());
+}
+
+#[tokio::test]
+async fn a_relist_keeps_what_this_replica_made_and_drops_what_vanished() {
+    let mut world = World::new();
+    world.claim();
+    world.shared.index().replace_claims(&world.shared.table, Vec::new());
+    assert!(matches!(world.state(), State::Absent));
+
+    let mut world = World::new();
+    let key = key();
+    let mut lease = NewClaim {
+        key: &key,
+        idle: Duration::from_secs(300),
+        ttl: Some(Duration::from_secs(60)),
+        no_wait: true,
+        now: SystemTime::now(),
+    }
+    .lease();
+    lease.metadata.uid = Some(UID.to_owned());
+    lease.metadata.resource_version = Some("7".to_owned());
+    lease.metadata.creation_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()));
+    let claim = Claim::read(&lease).unwrap();
+    assert_eq!((claim.ttl, claim.no_wait), (Some(Duration::from_secs(60)), true));
+    world.shared.index().apply_claim(&world.shared.table, claim, false);
+    world.shared.index().replace_claims(&world.shared.table, Vec::new());
+    assert!(matches!(world.state(), State::Waiting { .. }), "no watch can have listed it yet");
+    assert!(!world.shared.index().is_seen(&key.claim_name()));
+    world.claim();
+    assert!(world.shared.index().is_seen(&key.claim_name()));
+}
+
+#[test]
+fn a_renewal_names_the_claims_uid_and_has_six_decimals() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let patch = super::claim::renewal(UID, now, &[2], now);
+    assert_eq!(
+        patch,
+        json!({
+            "metadata": { "uid": UID, "annotations": { "gluetun-gateway/renewed-2": "2023-11-14T22:13:20.000000Z" } },
+            "spec": { "renewTime": "2023-11-14T22:13:20.000000Z" },
+        })
+    );
+}

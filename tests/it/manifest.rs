@@ -1,0 +1,1 @@
+//! The pod's manifest, before a real API server.

@@ -1,0 +1,67 @@
+//! The program's other commands.
+
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt;
+
+use crate::support::process::{program, run};
+use crate::support::{World, http};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hash_password_writes_a_line_that_lets_its_user_in() {
+    let world = World::embedded().await;
+    let mut child = program(&Default::default())
+        .args(["hash-password", "--user", "carol"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"correct horse\n").await.unwrap();
+    drop(input);
+    let output = child.wait_with_output().await.unwrap();
+    assert!(output.status.success());
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(line.starts_with("carol:$argon2id$"), "{line}");
+    std::fs::write(world.path("users"), &line).unwrap();
+    let gateway = world.gateway(&[]).await;
+    let tunnel = http::connect(gateway.proxy, "carol-country-se", "correct horse", "whoami.test:80").await;
+    assert!(tunnel.is_ok(), "{tunnel:?}");
+    let refused = http::connect(gateway.proxy, "carol", "wrong", "whoami.test:80").await.unwrap_err();
+    assert_eq!(refused.status, 407);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_users_file_counts_within_seconds() {
+    let world = World::embedded().await;
+    let gateway = world.gateway(&[]).await;
+    gateway.exit("alice-country-se").await;
+    let kept: String = std::fs::read_to_string(world.path("users"))
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with("alice:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write(world.path("users"), kept).unwrap();
+    crate::support::eventually("alice to be refused", || async {
+        gateway.connect("alice-country-se", "whoami.test:80").await.is_err_and(|a| a.status == 407)
+    })
+    .await;
+    gateway.exit("bob-country-se").await;
+    // A mistake keeps what was there.
+    std::fs::write(world.path("users"), "bob:plain-text\n").unwrap();
+    crate::support::eventually("the mistake to be counted", || async {
+        gateway.metric("gluetun_gateway_reload_errors_total", "users").await >= 1.0
+    })
+    .await;
+    gateway.exit("bob-country-se").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_is_told() {
+    let output = run(&Default::default(), &["--version"]).await;
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("gluetun-gateway {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
