@@ -37,8 +37,8 @@ pub(super) struct HadPod {
     pub(super) transition: i32,
     /// Its server.
     pub(super) server: Option<String>,
-    /// Its VPN was up, so that clients may have used it.
-    pub(super) up: bool,
+    /// Its VPN was up, or may have been before this leader saw it: clients may have used it.
+    pub(super) maybe_used: bool,
 }
 
 /// What was seen of a claim.
@@ -152,6 +152,8 @@ impl ClaimSeen {
 pub(super) struct PodSeen {
     /// When it was made by this leader, or else first seen.
     pub(super) first: Duration,
+    /// This leader has made it, and so has seen all of its life.
+    pub(super) made: bool,
     /// Since when its container runs.
     pub(super) running: Option<Duration>,
     /// Since when its container runs and is not healthy.
@@ -173,9 +175,10 @@ pub(super) struct PodSeen {
 }
 
 impl PodSeen {
-    pub(super) fn new(first: Duration) -> Self {
+    pub(super) fn new(first: Duration, made: bool) -> Self {
         Self {
             first,
+            made,
             running: None,
             unhealthy: None,
             blocked: None,
@@ -324,7 +327,7 @@ mod tests {
     #[test]
     fn health_asked_before_the_pod_was_ready_says_nothing_later() {
         let mut pod = testing::pod(&claim(), "p1", Stage::Running);
-        let mut seen = PodSeen::new(s(0));
+        let mut seen = PodSeen::new(s(0), true);
         assert!(seen.update(&pod, s(1)));
         assert_eq!(seen.unhealthy, Some(s(1)));
         seen.probe = Some(Health::Up);

@@ -22,13 +22,15 @@ const MAX_ATTEMPTS: u32 = 3;
 impl Brain {
     /// A claim whose current pod is there.
     pub(super) fn plan_current(&mut self, claim: &Arc<Claim>, pod: &Arc<PodFacts>, plan: &mut Plan) {
-        let up = self.seen.pods.get(&pod.view.uid).is_some_and(|seen| seen.told_up);
+        let seen = self.seen.pods.get(&pod.view.uid);
+        let was_up = claim.ready == Some(claim.transition) || seen.is_some_and(|seen| seen.told_up);
+        let maybe_used = was_up || seen.is_some_and(|seen| !seen.made);
         if let Some(seen) = self.seen.claims.get_mut(&claim.uid) {
             let (transition, server) = (claim.transition, pod.view.server.clone());
-            seen.had_pod = Some(HadPod { transition, server, up });
+            seen.had_pod = Some(HadPod { transition, server, maybe_used });
             seen.refused = None;
         }
-        let was_ready = was_in_use(claim, up);
+        let in_use = was_in_use(claim, maybe_used);
         if let Some(word) = claim.replace.as_ref().filter(|word| word.transition == claim.transition) {
             let why = LostWhy::parse(&word.why);
             // A pinned exit is never replaced, so its age does not matter.
@@ -38,15 +40,15 @@ impl Brain {
             }
         }
         let Some(seen) = self.seen.pods.get_mut(&pod.view.uid) else { return };
-        match judge(pod, seen, was_ready, plan.now.mono, self.settings.patience) {
+        match judge(pod, seen, was_up, plan.now.mono, self.settings.patience) {
             Verdict::Up => {
                 let after = plan.now.mono.saturating_sub(seen.first);
                 let first = !std::mem::replace(&mut seen.told_up, true);
                 if let Some(had) = self.seen.claims.get_mut(&claim.uid).and_then(|seen| seen.had_pod.as_mut())
                 {
-                    had.up = true;
+                    had.maybe_used = true;
                 }
-                if first && !was_ready {
+                if first && claim.ready != Some(claim.transition) {
                     self.tell(Story::Ready { pod: pod_ref(pod), claim: Arc::clone(claim), after });
                 }
                 if self.reap_if_idle(claim, plan) || claim.ready == Some(claim.transition) {
@@ -68,7 +70,7 @@ impl Brain {
                 seen.warned = Some(plan.now.mono);
                 self.ask(pod, false, plan);
             }
-            Verdict::Failed(class) if was_ready => {
+            Verdict::Failed(class) if in_use => {
                 self.lose(claim, &pod_ref(pod), LostWhy::Pod(class), false, plan);
             }
             Verdict::Failed(class) => {
@@ -97,7 +99,7 @@ impl Brain {
         let Some(seen) = self.seen.claims.get(&claim.uid) else { return false };
         let pod = || PodRef { name: pod_name(&claim.uid, claim.transition), uid: String::new() };
         let had = seen.had_pod.clone().filter(|had| had.transition == claim.transition);
-        if was_in_use(claim, had.as_ref().is_some_and(|had| had.up)) {
+        if was_in_use(claim, had.as_ref().is_some_and(|had| had.maybe_used)) {
             self.lose(claim, &pod(), LostWhy::Pod(FailureClass::Deleted), false, plan);
             return false;
         }
@@ -213,9 +215,10 @@ impl Brain {
     }
 }
 
-/// Whether the claim's current exit has been in use, for all that is known: `up` when this leader has seen
-/// its VPN up. For a strict session that is enough, since replicas may have used it before the claim could
-/// say so, and its address must not change; for others it is a start that failed, and those are counted.
-fn was_in_use(claim: &Claim, up: bool) -> bool {
-    claim.ready == Some(claim.transition) || (up && claim.key.mode == Mode::Strict)
+/// Whether the claim's current exit has been in use, for all that is known: `maybe` when this leader has
+/// seen its VPN up, or has not seen all of its pod's life. For a strict session that is enough, since
+/// replicas may have used it before the claim could say so, and its address must not change; for others
+/// it is a start that failed, and those are counted.
+fn was_in_use(claim: &Claim, maybe: bool) -> bool {
+    claim.ready == Some(claim.transition) || (maybe && claim.key.mode == Mode::Strict)
 }

@@ -190,14 +190,27 @@ fn a_lost_exit_is_replaced_given_up_or_deleted_by_the_sessions_kind() {
 }
 
 #[test]
-fn a_strict_sessions_exit_that_was_up_is_lost_even_if_the_claim_does_not_say_so_yet() {
+fn a_strict_sessions_exit_that_may_have_been_used_is_lost_even_if_the_claim_does_not_say_so() {
     let mut lab = Lab::new(5);
-    let (_, pod) = starting(&mut lab, "a-mode-strict");
+    let strict = claim("a-mode-strict");
+    lab.see(&strict);
+    let pod = next_pod(&mut lab, &strict, "se-1");
     lab.brain.on_health(&pod.view.uid, Health::Up, lab.time());
     let ready = lab.one_at(0);
     lab.end(&ready, Err(ApiError::Unavailable("away".into())));
     lab.see_pod_gone(&pod);
     assert_reason(&lab.one_at(2), ReasonKind::Lost, "exit_lost");
+
+    // A new leader does not know what was before.
+    let mut lab = Lab::new(5);
+    let (_, pod) = starting(&mut lab, "a-mode-strict");
+    assert_reason(&silent(&mut lab, &pod), ReasonKind::Lost, "exit_lost");
+
+    // One that this leader has seen from the beginning, and never up, is tried again.
+    let mut lab = Lab::new(5);
+    lab.see(&strict);
+    let pod = next_pod(&mut lab, &strict, "se-1");
+    assert_next(&silent(&mut lab, &pod), Some(1));
 }
 
 #[test]
