@@ -216,7 +216,7 @@ impl App {
         };
         control.spawn(started_tx, exit_tx)?;
         started.await.map_err(|_| AppError::Control)??;
-        tracing::info!(%proxy_addr, %admin_addr, "listening");
+        tracing::info!(proxy = %proxy_addr, admin = %admin_addr, "listening");
         let Shared { readiness, metrics, .. } = shared;
         Ok(Self { proxy_addr, admin_addr, readiness, metrics, cut, exit })
     }
@@ -290,6 +290,7 @@ fn start_proxy(shared: &Shared, listeners: Listeners, destinations: Destinations
         destinations,
         metrics: Arc::clone(&shared.metrics),
         shutdown: shared.shutdown.clone(),
+        liveness: shared.liveness.clone(),
     };
     proxy::start(&shared.config, listeners, deps)
 }

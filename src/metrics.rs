@@ -36,7 +36,7 @@ pub struct Metrics {
     pub waiters: IntGauge,
     /// Sessions whose claims this replica knows.
     pub sessions: IntGauge,
-    /// Pods of ours in the namespace, by `state` (`pending`, `starting`, `ready`,
+    /// Pods of ours in the namespace, by `state` (`pending`, `starting`, `ready`, `unready`,
     /// `terminating`, `failed`, `foreign`).
     pub pods: IntGaugeVec,
     /// The limit on pods (`INSTANCE_LIMIT`).

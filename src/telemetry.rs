@@ -93,7 +93,7 @@ impl FormatTime for Clock {
     }
 }
 
-/// Starts the thread that writes lines to standard error, and makes a subscriber of them the process's.
+/// Starts the thread that writes lines to standard output, and makes a subscriber of them the process's.
 /// `dropped` counts the lines that found no room. Lines are on their way until the guard is dropped:
 /// keep it to the end of `main`.
 ///
@@ -101,7 +101,7 @@ impl FormatTime for Clock {
 ///
 /// When `level` is not understood, the thread cannot be started, or the process has a subscriber.
 pub fn install(level: &str, format: LogFormat, dropped: prometheus::IntCounter) -> io::Result<LogGuard> {
-    let (lines, guard) = writer::start(io::stderr(), dropped)?;
+    let (lines, guard) = writer::start(io::stdout(), dropped)?;
     let subscriber = subscriber(level, format, lines)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
     // Also makes it hear the libraries that use the `log` crate.

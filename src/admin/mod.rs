@@ -2,7 +2,7 @@
 //! runs [`serve`] on the control plane's runtime; nothing else calls here.
 //!
 //! Each endpoint is a file of its own with a handler; [`router`] is the list of them. Whatever goes out
-//! passes [`response::finish`]: a JSON body, an `X-Request-Id`, nothing cached.
+//! passes `response::finish`: a JSON body, an `X-Request-Id`, nothing cached.
 
 mod auth;
 mod metrics;

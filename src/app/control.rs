@@ -31,7 +31,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// How long the sessions and the controller have to end. With the admin port's second it stays below what
-/// the settings keep of the pod's grace period (5 s).
+/// the settings keep of the pod's grace period (7 s, 2 of them for what is cut).
 const STOP: Duration = Duration::from_millis(3500);
 
 /// How long the data threads have to end once everything that they served is gone.

@@ -16,9 +16,9 @@ use crate::servers::{self, Source};
 use crate::session::pod::{HEALTH_PORT, PROXY_PORT};
 use crate::telemetry;
 
-/// Of the pod's grace period, what the end of the process needs beside draining: last renewals,
-/// leadership given up, log lines written.
-const STOP_MARGIN: Duration = Duration::from_secs(5);
+/// Of the pod's grace period, what the end of the process needs beside draining, at most: 2 s for what is
+/// cut, 5 s for last renewals, leadership given up and the admin port.
+const STOP_MARGIN: Duration = Duration::from_secs(7);
 
 /// Shortest admin token: less is guessed.
 const MIN_TOKEN: usize = 16;

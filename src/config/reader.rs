@@ -45,7 +45,7 @@ impl Environment {
             variables: Box::new(|name| std::env::var_os(name)),
             namespace_file: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount/namespace"),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            terminal: std::io::IsTerminal::is_terminal(&std::io::stderr()),
+            terminal: std::io::IsTerminal::is_terminal(&std::io::stdout()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }

@@ -265,7 +265,7 @@ pub const SETTINGS: &[Setting] = &[
         "TERMINATION_GRACE_PERIOD_SECONDS",
         Nothing,
         "The pod's `terminationGracePeriodSeconds`. If it is given, `DRAIN_DELAY` and `DRAIN_TIMEOUT` together \
-         must leave 5 seconds of it.",
+         must leave 7 seconds of it.",
     ),
     setting(
         Topic::Process,
@@ -285,7 +285,7 @@ pub const SETTINGS: &[Setting] = &[
         Topic::Process,
         "LOG_FORMAT",
         Computed("`text` on a terminal, else `json`"),
-        "`json` (one object a line) or `text`. Lines go to standard error.",
+        "`json` (one object a line) or `text`. Lines go to standard output.",
     ),
 ];
 

@@ -22,7 +22,7 @@ use crate::session::FailureClass;
 use crate::session::api::{ApiError, ForbiddenKind, missing_right};
 use crate::session::claim::{Claim, Reason, ReasonKind};
 use crate::session::failure::code;
-use crate::session::pod::Stage;
+use crate::session::pod::{PodState, Stage};
 
 /// First and longest pause before a creation is tried again that the API could not carry out, or that a
 /// quota refused.
@@ -37,18 +37,6 @@ pub(super) struct Settings {
     pub(super) patience: Patience,
     /// How long the tunnels of an exit have that is dead, or in the way (`DRAIN_TIMEOUT`).
     pub(super) drain: Duration,
-}
-
-/// Pods by state, for the metric.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Census {
-    pub(super) pending: usize,
-    pub(super) starting: usize,
-    pub(super) ready: usize,
-    pub(super) unready: usize,
-    pub(super) terminating: usize,
-    pub(super) failed: usize,
-    pub(super) foreign: usize,
 }
 
 /// What the leader knows, and its decisions.
@@ -66,6 +54,8 @@ pub(super) struct Brain {
     pub(super) quota: Option<(Duration, u32)>,
     /// Uids of Leases that have been told to be unreadable.
     unreadable: BTreeSet<String>,
+    /// When to drop what no longer matters.
+    pub(super) forget_at: Duration,
     stories: Vec<Story>,
 }
 
@@ -82,6 +72,7 @@ impl Brain {
             blamed: BTreeMap::new(),
             quota: None,
             unreadable: BTreeSet::new(),
+            forget_at: Duration::ZERO,
             stories: Vec::new(),
         }
     }
@@ -152,8 +143,8 @@ impl Brain {
                 self.seen.claims.retain(|uid, _| uids.contains(uid.as_str()));
             }
             // Not yet proof that it is gone: one whose label was removed looks the same.
-            Folded::Deleted { name, uid } => {
-                self.writes.claims.release(&name);
+            Folded::Deleted { uid, .. } => {
+                self.writes.claims.release(&uid);
                 self.seen.claims.remove(&uid);
             }
         }
@@ -162,7 +153,7 @@ impl Brain {
     fn claim_shown(&mut self, record: &ClaimRecord, made: bool, now: Now) {
         match &record.claim {
             Ok(claim) => {
-                self.writes.claims.shown(&claim.name, &claim.resource_version);
+                self.writes.claims.shown(&claim.uid, &claim.resource_version);
                 self.seen.claim(claim, made, now);
             }
             Err(error) => {
@@ -204,9 +195,7 @@ impl Brain {
                     });
                 }
             }
-            Action::FindPod { name } => {
-                self.writes.looked(name, outcome, mono);
-            }
+            Action::FindPod { name } => self.writes.looked(name, outcome, mono),
             Action::DeletePod { name, uid, why } => {
                 self.writes.pods.end(uid, outcome, mono);
                 if outcome.is_ok() {
@@ -215,7 +204,7 @@ impl Brain {
                 }
             }
             Action::PatchClaim { claim, patch } => {
-                self.writes.claims.end(&claim.name, outcome, mono);
+                self.writes.claims.end(&claim.uid, outcome, mono);
                 if let (Ok(_), ClaimPatch::Reason(reason)) = (outcome, patch) {
                     self.tell(Story::Told {
                         claim: Arc::clone(claim),
@@ -234,7 +223,7 @@ impl Brain {
                 Err(_) => self.writes.lookups.end(uid, outcome, mono),
             },
             Action::ReadLog { uid, .. } | Action::ReadWarning { uid, .. } => {
-                self.writes.pods.release(uid);
+                self.writes.pods.finish(uid);
                 if let Some(seen) = self.seen.pods.get_mut(uid) {
                     // Read or not, it is not asked for again.
                     let cause = if let Ok(Answer::Cause(cause)) = outcome { *cause } else { None };
@@ -298,7 +287,6 @@ impl Brain {
     ) {
         match outcome {
             Ok(_) => {
-                self.writes.claims.release(&claim.name);
                 self.writes.claim_gone(&claim.uid);
                 self.tell(Story::ClaimDeleted { claim: Arc::clone(claim), why });
             }
@@ -307,7 +295,7 @@ impl Brain {
             Err(ApiError::Conflict) if !unless_changed => self.writes.claim_gone(&claim.uid),
             Err(_) => {}
         }
-        self.writes.claims.end(&claim.name, outcome, now);
+        self.writes.claims.end(&claim.uid, outcome, now);
     }
 
     /// Failures that are not part of the game (a conflict, something already gone).
@@ -344,24 +332,19 @@ impl Brain {
         asked.filter_map(|pod| Some((pod.view.uid.clone(), pod.view.ip?))).collect()
     }
 
-    /// Pods by state.
-    pub(super) fn census(&self) -> Census {
-        let mut census = Census::default();
-        for pod in self.snapshot.pods.iter() {
-            let counter = match (pod.view.binding.is_some(), pod.view.stage) {
-                (false, _) => &mut census.foreign,
-                (true, Stage::Pending) => &mut census.pending,
-                (true, Stage::Terminating) => &mut census.terminating,
-                (true, Stage::Ended) => &mut census.failed,
-                (true, Stage::Running) => match self.seen.pods.get(&pod.view.uid) {
-                    Some(seen) if seen.is_healthy(pod) => &mut census.ready,
-                    Some(seen) if seen.told_up => &mut census.unready,
-                    Some(_) | None => &mut census.starting,
-                },
-            };
-            *counter += 1;
-        }
-        census
+    /// The state of each pod, for the metric.
+    pub(super) fn pod_states(&self) -> impl Iterator<Item = PodState> {
+        self.snapshot.pods.iter().map(|pod| match (pod.view.binding.is_some(), pod.view.stage) {
+            (false, _) => PodState::Foreign,
+            (true, Stage::Pending) => PodState::Pending,
+            (true, Stage::Terminating) => PodState::Terminating,
+            (true, Stage::Ended) => PodState::Failed,
+            (true, Stage::Running) => match self.seen.pods.get(&pod.view.uid) {
+                Some(seen) if seen.is_healthy(pod) => PodState::Ready,
+                Some(seen) if seen.told_up => PodState::Unready,
+                Some(_) | None => PodState::Starting,
+            },
+        })
     }
 
     /// The claim that a pod serves, if it is known.

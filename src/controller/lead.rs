@@ -2,6 +2,7 @@
 //! answers tell, and carries out what it plans. It is one task, and it alone plans; only the calls to the
 //! API overlap, so that a slow one delays nobody else's exit.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,7 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::act::{Actor, CALL};
 use super::action::{Action, Now, Outcome};
-use super::brain::{Brain, Census, Settings};
+use super::brain::{Brain, Settings};
 use super::classify::Patience;
 use super::events::{Narrator, Poster, narrator};
 use super::facts::{ClaimRecord, PodFacts, Record};
@@ -37,7 +38,7 @@ use crate::metrics::Metrics;
 use crate::servers::Catalogue;
 use crate::session::api::ApiError;
 use crate::session::claim::CLAIM_SELECTOR;
-use crate::session::pod::POD_SELECTOR;
+use crate::session::pod::{POD_SELECTOR, PodState};
 
 /// After how long the API server ends a watch, so that one that has silently died is noticed. Below the
 /// idle limits of the usual load balancers.
@@ -48,6 +49,10 @@ const CALLS: usize = 16;
 
 /// How long calls that are on their way may take to end when the gateway stops.
 const FINISH: Duration = Duration::from_secs(2);
+
+/// The two watches, as the metric names them.
+const PODS: &str = "pods";
+const LEASES: &str = "leases";
 
 /// What a watch tells.
 enum Told {
@@ -74,17 +79,13 @@ pub(super) struct Term {
 struct Gauges(Arc<Metrics>);
 
 impl Gauges {
-    fn set(&self, census: Census) {
-        for (state, count) in [
-            ("pending", census.pending),
-            ("starting", census.starting),
-            ("ready", census.ready),
-            ("unready", census.unready),
-            ("terminating", census.terminating),
-            ("failed", census.failed),
-            ("foreign", census.foreign),
-        ] {
-            self.0.pods.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    fn set(&self, pods: impl Iterator<Item = PodState>) {
+        let mut counts: BTreeMap<PodState, i64> = PodState::ALL.map(|state| (state, 0)).into();
+        for state in pods {
+            *counts.entry(state).or_default() += 1;
+        }
+        for (state, count) in counts {
+            self.0.pods.with_label_values(&[state.as_str()]).set(count);
         }
     }
 }
@@ -92,7 +93,7 @@ impl Gauges {
 impl Drop for Gauges {
     fn drop(&mut self) {
         self.0.leader.set(0);
-        self.set(Census::default());
+        self.set(std::iter::empty());
     }
 }
 
@@ -109,13 +110,13 @@ impl Term {
         let events: Api<Event> = Api::namespaced(client.clone(), namespace);
         let (narrator, poster) = narrator(events, config, Arc::clone(metrics));
         let pods =
-            told(Api::<Pod>::namespaced(client.clone(), namespace), POD_SELECTOR, "pods", Told::Pod, |p| {
+            told(Api::<Pod>::namespaced(client.clone(), namespace), POD_SELECTOR, PODS, Told::Pod, |p| {
                 PodFacts::read(p)
             });
         let claims = told(
             Api::<Lease>::namespaced(client.clone(), namespace),
             CLAIM_SELECTOR,
-            "leases",
+            LEASES,
             Told::Claim,
             ClaimRecord::read,
         );
@@ -146,7 +147,7 @@ impl Term {
         let (mut probes, mut answers) = Probes::new();
         let mut calls: FuturesUnordered<Call> = FuturesUnordered::new();
         let permits = Arc::new(Semaphore::new(CALLS));
-        let mut broken = false;
+        let mut broken = BTreeSet::new();
         let mut wake = None;
         let mut poster = pin!(poster.run().fuse());
         brain.on_catalogue(Arc::clone(&catalogue.borrow_and_update()));
@@ -195,7 +196,7 @@ impl Term {
                 narrator.tell(&story);
             }
             probes.keep(brain.pods_to_ask());
-            gauges.set(brain.census());
+            gauges.set(brain.pod_states());
         }
         // Nothing new is begun. Whoever leads next must not meet what is still on its way.
         let finished = timeout(FINISH, async { while calls.next().await.is_some() {} }).await.is_ok();
@@ -226,22 +227,27 @@ fn begin(actor: Actor, permits: Arc<Semaphore>, until: watch::Receiver<Until>, a
     })
 }
 
-fn fold(brain: &mut Brain, metrics: &Metrics, broken: &mut bool, told: Told, now: Now) {
+fn fold(brain: &mut Brain, metrics: &Metrics, broken: &mut BTreeSet<&'static str>, told: Told, now: Now) {
     match told {
         Told::Pod(change) => {
-            *broken = false;
+            // A restart is only an attempt: what follows shows whether it works.
+            if !matches!(change, Change::Restarted) {
+                broken.remove(PODS);
+            }
             brain.on_pod(change, now);
         }
         Told::Claim(change) => {
-            *broken = false;
+            if !matches!(change, Change::Restarted) {
+                broken.remove(LEASES);
+            }
             brain.on_claim(change, now);
         }
         Told::Broken(resource, error) => {
             metrics.watch_restarts.with_label_values(&[resource]).inc();
-            if std::mem::replace(broken, true) {
-                debug!(target: TARGET, resource, %error, "a watch is still broken");
-            } else {
+            if broken.insert(resource) {
                 warn!(target: TARGET, resource, %error, "a watch broke and is taken up again");
+            } else {
+                debug!(target: TARGET, resource, %error, "a watch is still broken");
             }
             brain.on_broken_watch(now);
         }
@@ -264,9 +270,9 @@ where
     let config = watcher::Config::default().labels(selector).timeout(WATCH_SECONDS);
     watcher(api, config).backoff(Pauses::default()).map(move |event| match event {
         Ok(watcher::Event::Init) => wrap(Change::Restarted),
-        Ok(watcher::Event::InitApply(object)) => wrap(Change::Listed(read(&object))),
+        Ok(watcher::Event::InitApply(object)) => wrap(Change::Listed(Arc::new(read(&object)))),
         Ok(watcher::Event::InitDone) => wrap(Change::Complete),
-        Ok(watcher::Event::Apply(object)) => wrap(Change::Applied(read(&object))),
+        Ok(watcher::Event::Apply(object)) => wrap(Change::Applied(Arc::new(read(&object)))),
         Ok(watcher::Event::Delete(object)) => {
             wrap(Change::Deleted { name: object.name_any(), uid: object.uid().unwrap_or_default() })
         }

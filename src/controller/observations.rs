@@ -30,6 +30,17 @@ const HOPELESS: Duration = Duration::from_secs(120);
 /// pause between two tries to watch.
 pub(super) const BROKEN_WATCH: Duration = Duration::from_secs(30);
 
+/// What was seen of a claim's current pod, for when it is gone.
+#[derive(Clone, Debug)]
+pub(super) struct HadPod {
+    /// Whose pod it is.
+    pub(super) transition: i32,
+    /// Its server.
+    pub(super) server: Option<String>,
+    /// Its VPN was up, so that clients may have used it.
+    pub(super) up: bool,
+}
+
 /// What was seen of a claim.
 #[derive(Clone, Debug)]
 pub(super) struct ClaimSeen {
@@ -41,8 +52,8 @@ pub(super) struct ClaimSeen {
     older: BTreeMap<i32, (SystemTime, Duration)>,
     /// When the claim was first seen rejected.
     pub(super) rejected: Option<Duration>,
-    /// The last transition that a pod was seen of, and the pod's server.
-    pub(super) had_pod: Option<(i32, Option<String>)>,
+    /// The last transition that a pod was seen of.
+    pub(super) had_pod: Option<HadPod>,
     /// Why the API refused the claim's pod, until the claim says so.
     pub(super) refused: Option<Reason>,
     /// When the creation of its pod may be tried again, and how often it went wrong.

@@ -8,12 +8,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::session::pod::HEALTH_PORT;
+use crate::session::probe::{self, health};
 
 /// Between two questions.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -21,10 +20,7 @@ const PERIOD: Duration = Duration::from_millis(250);
 /// For one question, connecting included.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// As much of an answer as is read: Gluetun's longest text names two addresses and two errors.
-const ANSWER: usize = 4096;
-
-/// What a health server says.
+/// What a health server says, as far as the plan goes by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
     /// 200: the VPN is up.
@@ -37,35 +33,12 @@ pub(super) enum Health {
 
 /// Asks the health server at `address` once.
 pub(super) async fn ask(address: SocketAddr) -> Health {
-    match tokio::time::timeout(DEADLINE, exchange(address)).await {
-        Ok(Ok(answer)) => read(&answer),
-        Ok(Err(_)) | Err(_) => Health::Down,
-    }
-}
-
-async fn exchange(address: SocketAddr) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(address).await?;
-    // In one segment and at once: Gluetun gives the head 100 ms.
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: gluetun\r\nConnection: close\r\n\r\n").await?;
-    let mut answer = Vec::with_capacity(512);
-    stream.take(ANSWER as u64).read_to_end(&mut answer).await?;
-    Ok(answer)
-}
-
-fn read(answer: &[u8]) -> Health {
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut response = httparse::Response::new(&mut headers);
-    let Ok(httparse::Status::Complete(head)) = response.parse(answer) else { return Health::Down };
-    match response.code {
-        Some(200) => Health::Up,
-        _ => {
-            let body = String::from_utf8_lossy(answer.get(head..).unwrap_or_default());
-            if body.contains("startup check") && body.contains("i/o timeout") {
-                Health::Silent
-            } else {
-                Health::Down
-            }
+    match health(address, DEADLINE).await {
+        probe::Health::Healthy => Health::Up,
+        probe::Health::Unhealthy(text) if text.contains("startup check") && text.contains("i/o timeout") => {
+            Health::Silent
         }
+        probe::Health::Unhealthy(_) | probe::Health::Unreachable => Health::Down,
     }
 }
 
@@ -124,6 +97,7 @@ async fn follow(uid: String, address: SocketAddr, answers: mpsc::Sender<(String,
 mod tests {
     use std::net::Ipv4Addr;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;

@@ -16,11 +16,11 @@ pub(super) enum Change<T> {
     /// A list begins: what follows until [`Change::Complete`] is the whole.
     Restarted,
     /// An object of the list.
-    Listed(T),
+    Listed(Arc<T>),
     /// The list is complete, and what it did not hold is gone.
     Complete,
     /// An object was made or changed.
-    Applied(T),
+    Applied(Arc<T>),
     /// An object is gone.
     Deleted {
         /// Its name.
@@ -74,7 +74,7 @@ impl<T: Record> Index<T> {
                 Folded::Nothing
             }
             Change::Listed(item) => {
-                self.listing.insert(item.name().to_owned(), Arc::new(item));
+                self.listing.insert(item.name().to_owned(), item);
                 Folded::Nothing
             }
             Change::Complete => {
@@ -82,7 +82,6 @@ impl<T: Record> Index<T> {
                 Folded::Replaced { first: !std::mem::replace(&mut self.complete, true) }
             }
             Change::Applied(item) => {
-                let item = Arc::new(item);
                 self.items.insert(item.name().to_owned(), Arc::clone(&item));
                 Folded::Applied(item)
             }
@@ -155,17 +154,21 @@ mod tests {
         }
     }
 
+    fn thing(name: &'static str, uid: &'static str) -> Arc<Thing> {
+        Arc::new(Thing(name, uid))
+    }
+
     #[test]
     fn a_list_replaces_everything_at_once() {
         let mut index = Index::default();
         assert!(!index.is_complete());
         index.fold(Change::Restarted);
-        index.fold(Change::Listed(Thing("a", "1")));
+        index.fold(Change::Listed(thing("a", "1")));
         assert!(index.get("a").is_none(), "a list that is not complete shows nothing");
         assert!(matches!(index.fold(Change::Complete), Folded::Replaced { first: true }));
-        index.fold(Change::Applied(Thing("b", "2")));
+        index.fold(Change::Applied(thing("b", "2")));
         index.fold(Change::Restarted);
-        index.fold(Change::Listed(Thing("c", "3")));
+        index.fold(Change::Listed(thing("c", "3")));
         assert_eq!(index.iter().count(), 2, "the old content stands until the new list is complete");
         assert!(matches!(index.fold(Change::Complete), Folded::Replaced { first: false }));
         assert_eq!(index.iter().map(|t| t.0).collect::<Vec<_>>(), ["c"]);
@@ -174,8 +177,8 @@ mod tests {
     #[test]
     fn the_end_of_an_earlier_object_does_not_take_its_successor() {
         let mut index = Index::default();
-        index.fold(Change::Applied(Thing("a", "1")));
-        index.fold(Change::Applied(Thing("a", "2")));
+        index.fold(Change::Applied(thing("a", "1")));
+        index.fold(Change::Applied(thing("a", "2")));
         index.fold(Change::Deleted { name: "a".into(), uid: "1".into() });
         assert_eq!(index.get("a").unwrap().1, "2");
         index.fold(Change::Deleted { name: "a".into(), uid: "2".into() });

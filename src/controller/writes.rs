@@ -5,9 +5,11 @@
 //! its way or has not been seen, so that nothing is done twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Answer, Outcome};
+use crate::servers::Server;
 use crate::session::api::ApiError;
 
 /// How long the watch may take to show a write before the decision is made anew from what it shows.
@@ -28,17 +30,30 @@ const UNSEEN: Duration = Duration::from_secs(5);
 /// How long between two questions for the pod of an ambiguous creation that have failed.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long an ambiguous creation keeps its place, whatever a GET has found: the API server may only be
+/// slow, and a creation that takes effect after all must not find its place taken.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// A pod whose creation was decided and whose existence the watch has not shown.
 #[derive(Clone, Debug)]
-pub(super) struct Creating {
+struct Creating {
     /// Its server: not to be given to another.
-    pub(super) server: String,
+    server: Arc<Server>,
     /// When the creation was decided.
-    pub(super) since: Duration,
+    since: Duration,
     /// Its uid, once the API has told it.
     uid: Option<String>,
     /// When to look for it; none while a call about it is on its way.
     ask_at: Option<Duration>,
+}
+
+/// A creation that may yet take effect, even after another of the same name has, and its pod is gone.
+#[derive(Clone, Debug)]
+struct Ghost {
+    /// Its server; creating the pod again uses the same, so that it does not matter which takes effect.
+    server: Arc<Server>,
+    /// When it is no longer to be reckoned with.
+    until: Duration,
 }
 
 /// A claim or pod that a write is on its way for, or was not seen yet.
@@ -65,7 +80,7 @@ pub(super) enum Held {
     Busy(Option<Duration>),
 }
 
-/// Objects of one kind that are held, by name or uid.
+/// Objects of one kind that are held, by uid.
 #[derive(Debug, Default)]
 pub(super) struct Holds(BTreeMap<String, Hold>);
 
@@ -95,8 +110,15 @@ impl Holds {
         }
     }
 
-    /// The watch showed the object's end, or a list that is newer than the write.
+    /// The watch showed the object's end. A call that is on its way still has its answer to come.
     pub(super) fn release(&mut self, id: &str) {
+        if self.0.get(id).is_some_and(|hold| hold.until.is_some()) {
+            self.0.remove(id);
+        }
+    }
+
+    /// The call has ended, and has changed nothing that a watch would show.
+    pub(super) fn finish(&mut self, id: &str) {
         self.0.remove(id);
     }
 
@@ -141,7 +163,9 @@ impl Holds {
 pub(super) struct Writes {
     /// Pods being created, by name.
     creating: BTreeMap<String, Creating>,
-    /// Claims being written, by name.
+    /// Creations that may yet take effect, by the pod's name.
+    ghosts: BTreeMap<String, Ghost>,
+    /// Claims being written, by uid.
     pub(super) claims: Holds,
     /// Pods being deleted or asked about, by uid.
     pub(super) pods: Holds,
@@ -153,19 +177,31 @@ pub(super) struct Writes {
 
 impl Writes {
     /// A pod's creation is about to be sent.
-    pub(super) fn creating(&mut self, name: &str, server: &str, now: Duration) {
-        let creating = Creating { server: server.to_owned(), since: now, uid: None, ask_at: None };
+    pub(super) fn creating(&mut self, name: &str, server: Arc<Server>, now: Duration) {
+        let creating = Creating { server, since: now, uid: None, ask_at: None };
         self.creating.insert(name.to_owned(), creating);
     }
 
-    /// The pod of that name, while it is being created.
-    pub(super) fn creation(&self, name: &str) -> Option<&Creating> {
-        self.creating.get(name)
+    /// Whether the creation of a pod of that name is on its way, or not shown yet.
+    pub(super) fn is_creating(&self, name: &str) -> bool {
+        self.creating.contains_key(name)
     }
 
-    /// Pods that count although the watch does not show them.
-    pub(super) fn creations(&self) -> impl Iterator<Item = &Creating> {
-        self.creating.values()
+    /// Whether any creation is.
+    pub(super) fn is_creating_any(&self) -> bool {
+        !self.creating.is_empty()
+    }
+
+    /// The server of a creation of that name that may yet take effect: its place is kept for it.
+    pub(super) fn ghost(&self, name: &str) -> Option<Arc<Server>> {
+        self.ghosts.get(name).map(|ghost| Arc::clone(&ghost.server))
+    }
+
+    /// The servers of the pods that count although the watch does not show them as live.
+    pub(super) fn places(&self, is_live: impl Fn(&str) -> bool) -> Vec<Arc<Server>> {
+        let ghosts = self.ghosts.iter().filter(|(name, _)| !self.is_creating(name) && !is_live(name));
+        let ghosts = ghosts.map(|(_, ghost)| &ghost.server);
+        self.creating.values().map(|creating| &creating.server).chain(ghosts).map(Arc::clone).collect()
     }
 
     /// A creation's call has ended.
@@ -177,8 +213,11 @@ impl Writes {
                 creating.ask_at = Some(now + UNSEEN);
             }
             // It may be one of that name that is going: look.
-            Ok(_) | Err(ApiError::AlreadyExists | ApiError::Timeout | ApiError::Unavailable(_)) => {
+            Ok(_) | Err(ApiError::AlreadyExists) => creating.ask_at = Some(now),
+            Err(ApiError::Timeout | ApiError::Unavailable(_)) => {
                 creating.ask_at = Some(now);
+                let ghost = Ghost { server: Arc::clone(&creating.server), until: now + LINGER };
+                self.ghosts.insert(name.to_owned(), ghost);
             }
             Err(ApiError::NotFound | ApiError::Conflict | ApiError::Invalid(_) | ApiError::Forbidden(..)) => {
                 self.creating.remove(name);
@@ -186,11 +225,14 @@ impl Writes {
         }
     }
 
-    /// Names of the pods to be looked for now, and when the next will be.
-    pub(super) fn due(&self, now: Duration) -> (Vec<String>, Option<Duration>) {
+    /// Names of the pods to be looked for now, and when the next will be, or a place becomes free.
+    pub(super) fn due(&mut self, now: Duration) -> (Vec<String>, Option<Duration>) {
+        self.ghosts.retain(|_, ghost| ghost.until > now);
         let due = self.creating.iter().filter(|(_, c)| c.ask_at.is_some_and(|at| at <= now));
         let names = due.map(|(name, _)| name.clone()).collect();
-        (names, self.creating.values().filter_map(|c| c.ask_at).filter(|at| *at > now).min())
+        let times = self.creating.values().filter_map(|creating| creating.ask_at);
+        let times = times.chain(self.ghosts.values().map(|ghost| ghost.until));
+        (names, times.filter(|at| *at > now).min())
     }
 
     /// A pod is about to be looked for.
@@ -200,13 +242,12 @@ impl Writes {
         }
     }
 
-    /// The answer to that. Tells whether it is certain that the pod does not exist.
-    pub(super) fn looked(&mut self, name: &str, outcome: &Outcome, now: Duration) -> bool {
-        let Some(creating) = self.creating.get_mut(name) else { return false };
+    /// The answer to that.
+    pub(super) fn looked(&mut self, name: &str, outcome: &Outcome, now: Duration) {
+        let Some(creating) = self.creating.get_mut(name) else { return };
         match outcome {
             Ok(Answer::Found(None)) | Err(ApiError::NotFound) => {
                 self.creating.remove(name);
-                return true;
             }
             Ok(Answer::Found(Some(uid))) => {
                 creating.uid = Some(uid.clone());
@@ -214,7 +255,6 @@ impl Writes {
             }
             Ok(_) | Err(_) => creating.ask_at = Some(now + ASK_AGAIN),
         }
-        false
     }
 
     /// The watch showed a pod. When its creation was this leader's, tells when that was decided.
@@ -258,9 +298,14 @@ impl Writes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::testing;
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn server() -> Arc<Server> {
+        Arc::clone(&testing::catalogue(1).servers()[0])
     }
 
     fn patched(version: &str) -> Outcome {
@@ -299,40 +344,68 @@ mod tests {
         assert_eq!(holds.state("a", s(0)), Held::Free);
     }
 
-    #[test]
-    fn a_pod_counts_until_the_watch_shows_it() {
-        let mut writes = Writes::default();
-        writes.creating("p", "se-1", s(0));
-        assert_eq!(writes.due(s(9)), (vec![], None), "its call is on its way");
-        writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(1));
-        assert_eq!(writes.pod_shown("p", "earlier"), None);
-        assert_eq!(writes.creations().count(), 1);
-        assert_eq!(writes.pod_shown("p", "u"), Some(s(0)));
-        assert_eq!(writes.creations().count(), 0);
+    fn count(writes: &Writes) -> usize {
+        writes.places(|_| false).len()
     }
 
     #[test]
-    fn an_ambiguous_creation_counts_until_a_get_has_resolved_it() {
+    fn a_pod_counts_until_the_watch_shows_it() {
         let mut writes = Writes::default();
-        writes.creating("p", "se-1", s(0));
+        writes.creating("p", server(), s(0));
+        assert_eq!(writes.due(s(9)), (vec![], None), "its call is on its way");
+        writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(1));
+        assert_eq!(writes.pod_shown("p", "earlier"), None);
+        assert_eq!(count(&writes), 1);
+        assert_eq!(writes.pod_shown("p", "u"), Some(s(0)));
+        assert_eq!(count(&writes), 0);
+    }
+
+    #[test]
+    fn a_created_pod_that_the_watch_never_shows_is_looked_for() {
+        let mut writes = Writes::default();
+        writes.creating("p", server(), s(0));
+        writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(0));
+        assert_eq!(writes.due(s(4)), (vec![], Some(s(5))));
+        assert_eq!(writes.due(s(5)).0, ["p"]);
+        writes.looking("p");
+        writes.looked("p", &Ok(Answer::Found(Some("u".into()))), s(5));
+        assert_eq!(writes.due(s(10)).0, ["p"]);
+        writes.looking("p");
+        writes.looked("p", &Ok(Answer::Found(None)), s(10));
+        assert_eq!(count(&writes), 0, "it was there, and is gone");
+    }
+
+    #[test]
+    fn an_ambiguous_creation_is_looked_for_and_keeps_its_place_for_a_while_even_so() {
+        let mut writes = Writes::default();
+        writes.creating("p", server(), s(0));
         writes.created("p", &Err(ApiError::Timeout), s(3));
         assert_eq!(writes.due(s(3)).0, ["p"]);
         writes.looking("p");
-        assert!(!writes.looked("p", &Err(ApiError::Timeout), s(6)));
+        writes.looked("p", &Err(ApiError::Timeout), s(6));
         assert_eq!(writes.due(s(6)), (vec![], Some(s(7))));
         writes.looking("p");
-        assert!(!writes.looked("p", &Ok(Answer::Found(Some("u".into()))), s(7)));
-        assert_eq!(writes.creations().count(), 1);
-        writes.looking("p");
-        assert!(writes.looked("p", &Ok(Answer::Found(None)), s(12)));
-        assert_eq!(writes.creations().count(), 0);
+        writes.looked("p", &Ok(Answer::Found(None)), s(7));
+        assert!(!writes.is_creating("p"), "so that it may be sent again");
+        assert_eq!(count(&writes), 1);
+        assert!(writes.ghost("p").is_some());
+        // The second try works, and its pod ends at once: the first may still come.
+        writes.creating("p", server(), s(8));
+        writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(8));
+        assert_eq!(count(&writes), 1, "not twice");
+        writes.pod_shown("p", "u");
+        assert_eq!(writes.places(|name| name == "p").len(), 0, "the watch shows it");
+        assert_eq!(count(&writes), 1);
+        assert_eq!(writes.due(s(12)), (vec![], Some(s(13))));
+        writes.due(s(13));
+        assert_eq!(count(&writes), 0);
     }
 
     #[test]
     fn a_refused_creation_no_longer_counts() {
         let mut writes = Writes::default();
-        writes.creating("p", "se-1", s(0));
+        writes.creating("p", server(), s(0));
         writes.created("p", &Err(ApiError::Invalid(String::new())), s(1));
-        assert_eq!(writes.creations().count(), 0);
+        assert_eq!(count(&writes), 0);
     }
 }

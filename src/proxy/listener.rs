@@ -16,6 +16,7 @@ use super::connection;
 use super::socket;
 use super::thread::{Connection, Thread};
 use crate::drain::Phase;
+use crate::readiness::Heartbeat;
 
 /// First pause of accepting when no file is left.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -25,7 +26,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Runs a data thread to its end: until the drain is over.
 ///
 /// `ready` hears once whether it accepts.
-pub(super) fn run(shared: Arc<Shared>, listener: std::net::TcpListener, ready: &SyncSender<io::Result<()>>) {
+pub(super) fn run(
+    shared: Arc<Shared>,
+    listener: std::net::TcpListener,
+    heartbeat: Heartbeat,
+    ready: &SyncSender<io::Result<()>>,
+) {
     let made = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = match made {
         Ok(runtime) => runtime,
@@ -38,6 +44,7 @@ pub(super) fn run(shared: Arc<Shared>, listener: std::net::TcpListener, ready: &
         match TcpListener::from_std(listener) {
             Ok(listener) => {
                 let _ = ready.send(Ok(()));
+                tokio::task::spawn_local(heartbeat.run());
                 serve(shared, listener).await;
             }
             Err(error) => {

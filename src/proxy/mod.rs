@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::drain::Shutdown;
 use crate::identity::Authenticator;
 use crate::metrics::Metrics;
+use crate::readiness::Liveness;
 use crate::selector::Limits;
 use crate::servers::Catalogue;
 use crate::session::Sessions;
@@ -144,6 +145,8 @@ pub struct Deps {
     pub metrics: Arc<Metrics>,
     /// The shutdown that the threads follow.
     pub shutdown: Shutdown,
+    /// Where each data thread beats.
+    pub liveness: Liveness,
 }
 
 /// The proxy port, bound and not yet served: bind every port, then start.
@@ -184,10 +187,10 @@ pub struct Proxy {
 ///
 /// When a thread or its runtime cannot be made.
 pub fn start(config: &Config, listeners: Listeners, deps: Deps) -> io::Result<Proxy> {
-    let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown } = deps;
+    let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown, liveness } = deps;
     let shared =
         Shared::new(config, Arc::new(sessions), authenticator, catalogue, destinations, metrics, shutdown)?;
-    serve(Arc::new(shared), listeners)
+    serve(Arc::new(shared), listeners, &liveness)
 }
 
 impl Shared {
@@ -221,7 +224,7 @@ impl Shared {
     }
 }
 
-fn serve(shared: Arc<Shared>, listeners: Listeners) -> io::Result<Proxy> {
+fn serve(shared: Arc<Shared>, listeners: Listeners, liveness: &Liveness) -> io::Result<Proxy> {
     let files = socket::raise_open_files();
     tracing::info!(addr = %listeners.addr, threads = listeners.sockets.len(), open_files = files, "the proxy port is open");
     let (ending, ended) = mpsc::unbounded_channel();
@@ -229,9 +232,10 @@ fn serve(shared: Arc<Shared>, listeners: Listeners) -> io::Result<Proxy> {
     for (index, listener) in listeners.sockets.into_iter().enumerate() {
         let (ready, is_ready) = sync_channel(1);
         let (shared, ending) = (Arc::clone(&shared), ending.clone());
+        let heartbeat = liveness.register(format!("proxy-{index}"));
         let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(move || {
             let _end = Ending { index, ending };
-            listener::run(shared, listener, &ready);
+            listener::run(shared, listener, heartbeat, &ready);
         })?;
         threads.push(thread);
         // A thread that ends without a word has panicked.

@@ -144,15 +144,17 @@ impl PodView {
     }
 }
 
-/// The states by which pods are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The states by which the leader counts pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PodState {
     /// No container runs yet.
     Pending,
-    /// The container runs, its VPN is not up.
+    /// The container runs, its VPN is not up yet.
     Starting,
-    /// The kubelet says Ready.
+    /// The VPN is up.
     Ready,
+    /// The VPN was up, and its health server says no.
+    Unready,
     /// Being deleted.
     Terminating,
     /// Ended, and not deleted yet.
@@ -163,20 +165,15 @@ pub enum PodState {
 
 impl PodState {
     /// Every state.
-    pub const ALL: [Self; 6] =
-        [Self::Pending, Self::Starting, Self::Ready, Self::Terminating, Self::Failed, Self::Foreign];
-
-    /// The state of a pod.
-    pub const fn of(pod: &PodView) -> Self {
-        match pod.stage {
-            _ if pod.binding.is_none() => Self::Foreign,
-            Stage::Pending => Self::Pending,
-            Stage::Running if pod.ready => Self::Ready,
-            Stage::Running => Self::Starting,
-            Stage::Terminating => Self::Terminating,
-            Stage::Ended => Self::Failed,
-        }
-    }
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Starting,
+        Self::Ready,
+        Self::Unready,
+        Self::Terminating,
+        Self::Failed,
+        Self::Foreign,
+    ];
 
     /// The label of the metric.
     pub const fn as_str(self) -> &'static str {
@@ -184,6 +181,7 @@ impl PodState {
             Self::Pending => "pending",
             Self::Starting => "starting",
             Self::Ready => "ready",
+            Self::Unready => "unready",
             Self::Terminating => "terminating",
             Self::Failed => "failed",
             Self::Foreign => "foreign",

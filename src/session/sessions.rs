@@ -13,7 +13,7 @@ use super::claim::{Reason, ReasonKind, Replace};
 use super::exit::Exit;
 use super::failure::{AcquireError, FailureClass, code};
 use super::index::Index;
-use super::pod::{PodState, PodView};
+use super::pod::PodView;
 use super::table::{Activity, ControlError, Crowded, Entry, State, Table, WAITERS, WAITERS_PER_SESSION};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
@@ -184,21 +184,10 @@ impl Sessions {
         self.0.index().pods()
     }
 
-    /// Sets the gauges that are counted when they are read.
+    /// Sets the gauges that are counted when they are read. Pods by state are the leader's to count.
     pub fn observe(&self) {
-        let (pods, claims) = {
-            let index = self.0.index();
-            (index.pods(), index.claims())
-        };
+        let claims = self.0.index().claims();
         self.0.metrics.sessions.set(i64::try_from(claims).unwrap_or(i64::MAX));
-        for state in PodState::ALL {
-            let count = pods.iter().filter(|pod| PodState::of(pod) == state).count();
-            self.0
-                .metrics
-                .pods
-                .with_label_values(&[state.as_str()])
-                .set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
     }
 
     /// Ends when both watches have delivered their first lists.

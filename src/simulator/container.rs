@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Everything a container is started with, its environment already resolved from Secrets and
 /// ConfigMaps.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ContainerSpec {
     /// Name of the pod that the container belongs to.
     pub pod_name: String,
@@ -23,6 +23,20 @@ pub struct ContainerSpec {
     pub argv: Vec<String>,
     /// Environment, in order, later entries winning.
     pub env: Vec<(String, String)>,
+}
+
+/// Without the values of its environment: some of them are credentials.
+impl std::fmt::Debug for ContainerSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("ContainerSpec")
+            .field("pod_name", &self.pod_name)
+            .field("pod_ip", &self.pod_ip)
+            .field("image", &self.image)
+            .field("argv", &self.argv)
+            .field("env", &names)
+            .finish()
+    }
 }
 
 impl ContainerSpec {

@@ -224,3 +224,64 @@ impl Drop for OwnDir {
         std::fs::remove_dir_all(&self.0).ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::app::Exit;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_demo_tells_where_everything_is_and_leaves_nothing_behind() {
+        let options = DemoOptions {
+            proxy_addr: ([127, 0, 0, 1], 0).into(),
+            admin_addr: ([127, 0, 0, 1], 0).into(),
+            idle_timeout: Duration::from_secs(30),
+            instance_limit: 3,
+            kubeconfig_out: None,
+            cluster: ClusterOptions {
+                pod_cidr: "127.45.0.0/24".parse().unwrap(),
+                ..ClusterOptions::default()
+            },
+        };
+        let demo = Demo::start(options, None).await.unwrap();
+        let banner = demo.banner();
+        for told in [
+            demo.app().proxy_addr().to_string(),
+            demo.app().admin_addr().to_string(),
+            demo.kubeconfig.display().to_string(),
+            "at most 3 run".to_owned(),
+            "for 30s goes".to_owned(),
+        ] {
+            assert!(banner.contains(&told), "{told}: {banner}");
+        }
+        let kubeconfig = demo.kubeconfig.clone();
+        assert!(
+            std::fs::read_to_string(&kubeconfig)
+                .unwrap()
+                .contains(demo.cluster().api().addr().to_string().as_str())
+        );
+        assert_eq!(std::fs::metadata(&kubeconfig).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(demo.app().ready().await.ready);
+        demo.app().shutdown();
+        assert_eq!(demo.app().wait().await, Exit::Clean);
+        demo.stop().await;
+        assert!(!kubeconfig.exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_port_that_is_taken_is_named() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = DemoOptions {
+            proxy_addr: ([127, 0, 0, 1], 0).into(),
+            admin_addr: taken.local_addr().unwrap(),
+            idle_timeout: Duration::from_secs(30),
+            instance_limit: 3,
+            kubeconfig_out: None,
+            cluster: ClusterOptions::default(),
+        };
+        let error = Demo::start(options, None).await.unwrap_err().to_string();
+        assert!(error.contains("ADMIN_ADDR") && error.contains("in use"), "{error}");
+    }
+}

@@ -15,7 +15,7 @@ const BUFFER: usize = 4 << 20;
 /// What a buffer keeps of its room after a burst.
 const KEEP: usize = 64 << 10;
 
-/// How long the end of the process waits for the last lines: standard error may be a pipe that nobody
+/// How long the end of the process waits for the last lines: standard output may be a pipe that nobody
 /// reads.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -151,7 +151,7 @@ fn run(shared: &Shared, mut target: impl Write) {
         }
         std::mem::swap(&mut buffer.bytes, &mut bytes);
         drop(buffer);
-        // Standard error is gone or full: there is nobody to tell.
+        // Standard output is gone or full: there is nobody to tell.
         target.write_all(&bytes).and_then(|()| target.flush()).ok();
         bytes.clear();
         bytes.shrink_to(KEEP);

@@ -109,11 +109,17 @@ on_both! {
         let first = gateway.exit("demo-country-se-session-a").await;
         world.gluetun.faults().set_for(&first.server, Fault::dead());
         world.delete_pod(&first.pod).await;
-        eventually("the pod to go", || async { world.pod_list().await.is_empty() }).await;
+        eventually("the pod to go", || async {
+            world.pod_list().await.iter().all(|pod| name(pod) != first.pod)
+        })
+        .await;
         for session in ["b", "c", "d"] {
             let seen = gateway.exit(&format!("demo-country-se-session-{session}")).await;
             assert_ne!(seen.server, first.server);
         }
+        // Whoever meets it first pays for all.
+        let silent = gateway.metric("gluetun_gateway_exits_failed_total", "tunnel_silent").await;
+        assert!(silent <= 1.0, "{silent}");
     }
 }
 

@@ -30,6 +30,7 @@ async fn everyday_verbs_work_and_events_tell_the_story() {
     let seen = gateway.exit("demo-country-se").await;
     let pod = seen.pod.as_str();
 
+    prints(&world, &["wait", "--for=condition=Ready", "--timeout=20s", &format!("pod/{pod}")]).await;
     let table = prints(&world, &["get", "pods,leases", "-o", "wide"]).await;
     for word in [
         "NAME",
@@ -45,7 +46,6 @@ async fn everyday_verbs_work_and_events_tell_the_story() {
     ] {
         assert!(table.contains(word), "{word}: {table}");
     }
-    prints(&world, &["wait", "--for=condition=Ready", "--timeout=20s", &format!("pod/{pod}")]).await;
     crate::support::eventually("events", || async {
         let story = prints(&world, &["describe", "pod", pod]).await;
         ["Scheduled", "Started", "ExitReady"].iter().all(|word| story.contains(word))

@@ -85,7 +85,7 @@ fn every_setting_is_taken() {
         ("DENY_DESTINATIONS", "203.0.113.0/24"),
         ("DRAIN_DELAY", "0s"),
         ("DRAIN_TIMEOUT", "1m"),
-        ("TERMINATION_GRACE_PERIOD_SECONDS", "65"),
+        ("TERMINATION_GRACE_PERIOD_SECONDS", "67"),
         ("MAX_CONNECTIONS", "100"),
         ("DATA_THREADS", "3"),
         (
@@ -203,8 +203,8 @@ fn settings_must_fit_each_other() {
     );
     assert_eq!(
         mistakes(&[("TERMINATION_GRACE_PERIOD_SECONDS", "30")]),
-        "TERMINATION_GRACE_PERIOD_SECONDS: DRAIN_DELAY (5s) and DRAIN_TIMEOUT (25s) and 5s to stop do not fit into \
-         30s; raise the pod's terminationGracePeriodSeconds to 35, or lower them"
+        "TERMINATION_GRACE_PERIOD_SECONDS: DRAIN_DELAY (5s) and DRAIN_TIMEOUT (25s) and 7s to stop do not fit into \
+         30s; raise the pod's terminationGracePeriodSeconds to 37, or lower them"
     );
     assert_eq!(
         mistakes(&[("ADMIN_ADDR", "127.0.0.1:8080")]),

@@ -10,37 +10,38 @@ use crate::session::claim::Claim;
 use crate::session::pod::Stage;
 
 impl Brain {
-    /// Deletes the older exits of a claim whose time is over. `pressed` when the limit is reached and
-    /// another session waits for a pod.
+    /// Deletes the older exits of a claim whose time is over. `pressed` when a session waits for what such
+    /// an exit holds: room below the limit, or its server.
     pub(super) fn plan_older(&mut self, claim: &Arc<Claim>, exits: &Exits, pressed: bool, plan: &mut Plan) {
         let older: Vec<_> = exits.older(claim).map(|(t, pod)| (t, Arc::clone(pod))).collect();
-        for (place, (transition, pod)) in older.into_iter().enumerate() {
+        let mut draining = false;
+        for (transition, pod) in older {
             if let Some(seen) = self.seen.pods.get_mut(&pod.view.uid) {
                 seen.older.get_or_insert(plan.now.mono);
             }
-            if let Some(why) = self.end_of_older(claim, place, transition, &pod, pressed, plan) {
+            // Each failed start of the present row has had a transition of its own.
+            let failed = i64::from(claim.transition) - i64::from(transition) <= i64::from(attempts(claim).0);
+            let why = if failed || pod.view.stage == Stage::Ended {
+                Some(PodEnd::Failed)
+            } else if std::mem::replace(&mut draining, true) {
+                Some(PodEnd::Superseded)
+            } else {
+                self.end_of_draining(claim, transition, &pod, pressed, plan)
+            };
+            if let Some(why) = why {
                 self.delete_pod(&pod, why, plan);
             }
         }
     }
 
-    fn end_of_older(
+    fn end_of_draining(
         &self,
         claim: &Claim,
-        place: usize,
         transition: i32,
         pod: &PodFacts,
         pressed: bool,
         plan: &mut Plan,
     ) -> Option<PodEnd> {
-        // Each failed start of the present row has had a transition of its own.
-        let failed = i64::from(claim.transition) - i64::from(transition) <= i64::from(attempts(claim).0);
-        if failed || pod.view.stage == Stage::Ended {
-            return Some(PodEnd::Failed);
-        }
-        if place > 0 {
-            return Some(PodEnd::Superseded);
-        }
         let seen = self.seen.pods.get(&pod.view.uid)?;
         let since = seen.older.unwrap_or(plan.now.mono);
         let word = claim.replace.as_ref().filter(|word| word.transition == transition);

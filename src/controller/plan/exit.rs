@@ -7,6 +7,7 @@ use crate::controller::action::{Action, ClaimEnd, LostWhy, PodRef, Story};
 use crate::controller::brain::{Brain, attempts, pod_ref};
 use crate::controller::classify::{Verdict, judge, sentence};
 use crate::controller::facts::PodFacts;
+use crate::controller::observations::HadPod;
 use crate::controller::patch::ClaimPatch;
 use crate::controller::writes::Held;
 use crate::selector::Mode;
@@ -21,11 +22,13 @@ const MAX_ATTEMPTS: u32 = 3;
 impl Brain {
     /// A claim whose current pod is there.
     pub(super) fn plan_current(&mut self, claim: &Arc<Claim>, pod: &Arc<PodFacts>, plan: &mut Plan) {
+        let up = self.seen.pods.get(&pod.view.uid).is_some_and(|seen| seen.told_up);
         if let Some(seen) = self.seen.claims.get_mut(&claim.uid) {
-            seen.had_pod = Some((claim.transition, pod.view.server.clone()));
+            let (transition, server) = (claim.transition, pod.view.server.clone());
+            seen.had_pod = Some(HadPod { transition, server, up });
             seen.refused = None;
         }
-        let was_ready = claim.ready == Some(claim.transition);
+        let was_ready = was_in_use(claim, up);
         if let Some(word) = claim.replace.as_ref().filter(|word| word.transition == claim.transition) {
             let why = LostWhy::parse(&word.why);
             // A pinned exit is never replaced, so its age does not matter.
@@ -38,10 +41,15 @@ impl Brain {
         match judge(pod, seen, was_ready, plan.now.mono, self.settings.patience) {
             Verdict::Up => {
                 let after = plan.now.mono.saturating_sub(seen.first);
-                if !std::mem::replace(&mut seen.told_up, true) && !was_ready {
+                let first = !std::mem::replace(&mut seen.told_up, true);
+                if let Some(had) = self.seen.claims.get_mut(&claim.uid).and_then(|seen| seen.had_pod.as_mut())
+                {
+                    had.up = true;
+                }
+                if first && !was_ready {
                     self.tell(Story::Ready { pod: pod_ref(pod), claim: Arc::clone(claim), after });
                 }
-                if self.reap_if_idle(claim, plan) || was_ready {
+                if self.reap_if_idle(claim, plan) || claim.ready == Some(claim.transition) {
                     return;
                 }
                 let patch = ClaimPatch::Ready {
@@ -87,13 +95,14 @@ impl Brain {
     /// A claim whose current pod is not there and is not being created. Tells whether it waits for one.
     pub(super) fn plan_absent(&mut self, claim: &Arc<Claim>, plan: &mut Plan) -> bool {
         let Some(seen) = self.seen.claims.get(&claim.uid) else { return false };
-        let pod = PodRef { name: pod_name(&claim.uid, claim.transition), uid: String::new() };
-        if claim.ready == Some(claim.transition) {
-            self.lose(claim, &pod, LostWhy::Pod(FailureClass::Deleted), false, plan);
+        let pod = || PodRef { name: pod_name(&claim.uid, claim.transition), uid: String::new() };
+        let had = seen.had_pod.clone().filter(|had| had.transition == claim.transition);
+        if was_in_use(claim, had.as_ref().is_some_and(|had| had.up)) {
+            self.lose(claim, &pod(), LostWhy::Pod(FailureClass::Deleted), false, plan);
             return false;
         }
-        if let Some((_, server)) = seen.had_pod.clone().filter(|(t, _)| *t == claim.transition) {
-            self.fail(claim, &pod, server.as_deref(), FailureClass::Deleted, plan);
+        if let Some(had) = had {
+            self.fail(claim, &pod(), had.server.as_deref(), FailureClass::Deleted, plan);
             return false;
         }
         if let Some(refused) = seen.refused.clone() {
@@ -202,4 +211,11 @@ impl Brain {
         let Some(seen) = self.seen.claims.get_mut(&claim.uid) else { return false };
         seen.told.replace(claim.transition) != Some(claim.transition)
     }
+}
+
+/// Whether the claim's current exit has been in use, for all that is known: `up` when this leader has seen
+/// its VPN up. For a strict session that is enough, since replicas may have used it before the claim could
+/// say so, and its address must not change; for others it is a start that failed, and those are counted.
+fn was_in_use(claim: &Claim, up: bool) -> bool {
+    claim.ready == Some(claim.transition) || (up && claim.key.mode == Mode::Strict)
 }

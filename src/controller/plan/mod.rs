@@ -27,6 +27,9 @@ use crate::session::pod::{Stage, pod_name};
 /// list again; and whoever asks again at once is told the same without another start.
 const REJECTED_KEPT: Duration = Duration::from_secs(2);
 
+/// How often what no longer matters is dropped.
+const FORGET: Duration = Duration::from_secs(10);
+
 /// How long a server that a start failed on is avoided where there are others.
 pub(super) const BLAMED: Duration = Duration::from_secs(300);
 
@@ -93,18 +96,19 @@ impl Brain {
         self.look_for_creations(&mut plan);
 
         let claims: Vec<Arc<Claim>> = self.snapshot.readable_claims().map(Arc::clone).collect();
-        let mut exits = self.exits();
+        let pods: Vec<Arc<PodFacts>> = self.snapshot.pods.iter().map(Arc::clone).collect();
+        let mut exits = by_claim(&pods);
         let none = Exits::default();
         let mut queue = Vec::new();
         let mut draining = Vec::new();
         for claim in &claims {
-            let exits = exits.remove(&claim.uid);
+            let exits = exits.remove(claim.uid.as_str());
             if self.writes.is_gone(&claim.uid) {
                 self.delete_orphans(exits.as_ref().unwrap_or(&none), &mut plan);
                 continue;
             }
             let exits = exits.unwrap_or_default();
-            let busy = match self.writes.claims.state(&claim.name, now.mono) {
+            let busy = match self.writes.claims.state(&claim.uid, now.mono) {
                 Held::Free => false,
                 Held::Note(until) => {
                     plan.wake_at(until);
@@ -161,9 +165,14 @@ impl Brain {
                 self.plan_current(claim, &pod, plan);
                 false
             }
-            None if self.writes.creation(&pod_name(&claim.uid, claim.transition)).is_some() => false,
+            None if self.is_being_created(claim) => false,
             None => self.plan_absent(claim, plan),
         }
+    }
+
+    /// Whether the creation of the claim's current pod is on its way, or not yet shown.
+    fn is_being_created(&self, claim: &Claim) -> bool {
+        self.writes.is_creating(&pod_name(&claim.uid, claim.transition))
     }
 
     /// Whether a claim waits for a pod and somebody wants it, nothing else being the matter with it.
@@ -171,10 +180,10 @@ impl Brain {
         let Some(seen) = self.seen.claims.get(&claim.uid) else { return false };
         exits.current(claim).is_none()
             && !exits.is_ahead_of(claim)
-            && self.writes.creation(&pod_name(&claim.uid, claim.transition)).is_none()
+            && !self.is_being_created(claim)
             && claim.ready != Some(claim.transition)
             && seen.refused.is_none()
-            && seen.had_pod.as_ref().is_none_or(|(transition, _)| *transition != claim.transition)
+            && seen.had_pod.as_ref().is_none_or(|had| had.transition != claim.transition)
             && claim
                 .reason
                 .as_ref()
@@ -207,6 +216,10 @@ impl Brain {
         let Some(name) = binding.map(|binding| binding.claim.clone()) else { return };
         if self.snapshot.has_claim(&name, claim_uid) {
             // A Lease that cannot be read: not ours to judge, and its pods are not orphans.
+            return;
+        }
+        if self.writes.claims.state(claim_uid, plan.now.mono) == Held::Busy(None) {
+            // Its end is the effect of a call of ours whose answer is about to tell.
             return;
         }
         match self.writes.lookups.state(claim_uid, plan.now.mono) {
@@ -245,13 +258,13 @@ impl Brain {
     }
 
     fn delete_claim(&mut self, claim: &Arc<Claim>, unless_changed: bool, why: ClaimEnd, plan: &mut Plan) {
-        self.writes.claims.begin(&claim.name, false);
+        self.writes.claims.begin(&claim.uid, false);
         plan.actions.push(Action::DeleteClaim { claim: Arc::clone(claim), unless_changed, why });
     }
 
     fn patch_claim(&mut self, claim: &Arc<Claim>, patch: ClaimPatch, plan: &mut Plan) {
         let note = matches!(&patch, ClaimPatch::Reason(reason) if reason.kind == ReasonKind::Waiting);
-        self.writes.claims.begin(&claim.name, note);
+        self.writes.claims.begin(&claim.uid, note);
         plan.actions.push(Action::PatchClaim { claim: Arc::clone(claim), patch });
     }
 
@@ -264,24 +277,27 @@ impl Brain {
         }
     }
 
-    /// The pods that serve claims, by the claim's uid.
-    fn exits(&self) -> BTreeMap<String, Exits> {
-        let mut exits: BTreeMap<String, Exits> = BTreeMap::new();
-        for pod in self.snapshot.pods.iter() {
-            if let Some(binding) = &pod.view.binding {
-                let of_claim = exits.entry(binding.claim_uid.clone()).or_default();
-                of_claim.0.insert(binding.transition, Arc::clone(pod));
-            }
-        }
-        exits
-    }
-
-    /// Drops what no longer matters.
+    /// Drops what no longer matters, now and then.
     fn forget(&mut self, now: Duration) {
+        if now < self.forget_at {
+            return;
+        }
+        self.forget_at = now + FORGET;
         self.blamed.retain(|_, since| *since + BLAMED > now);
         let pods = self.snapshot.pods.iter().filter_map(|pod| pod.view.binding.as_ref());
         let mut uids: BTreeSet<&str> = pods.map(|binding| binding.claim_uid.as_str()).collect();
         uids.extend(self.snapshot.claims.iter().map(|record| record.uid.as_str()));
         self.writes.prune(now, &uids);
     }
+}
+
+/// The pods that serve claims, by the claim's uid.
+fn by_claim(pods: &[Arc<PodFacts>]) -> BTreeMap<&str, Exits> {
+    let mut exits: BTreeMap<&str, Exits> = BTreeMap::new();
+    for pod in pods {
+        if let Some(binding) = &pod.view.binding {
+            exits.entry(&binding.claim_uid).or_default().0.insert(binding.transition, Arc::clone(pod));
+        }
+    }
+    exits
 }

@@ -22,6 +22,9 @@ use crate::session::pod::pod_name;
 const MAX_WAITING: usize = 256;
 const MAX_WAITING_OF_ACCOUNT: usize = 32;
 
+/// After how many failed creations in a row those who wait are told: one alone is soon made good.
+const FAILURES_TOLD: u32 = 2;
+
 /// What a claim is given.
 enum Choice {
     /// This server.
@@ -33,18 +36,32 @@ enum Choice {
 }
 
 impl Brain {
-    /// Gives pods to claims, oldest first, for as long as there is room. Tells whether the limit leaves
-    /// somebody waiting.
+    /// Gives pods to claims, oldest first, for as long as there is room. Tells whether somebody is left
+    /// waiting for what another pod holds: room below the limit, or its server.
     pub(super) fn plan_queue(&mut self, mut queue: Vec<Arc<Claim>>, plan: &mut Plan) -> bool {
+        if queue.is_empty() {
+            return false;
+        }
         queue.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
         let limit = self.settings.limit;
-        let shown = self.snapshot.pods.iter().filter(|pod| pod.view.is_live()).count();
-        let mut used = shown + self.writes.creations().count();
-        let mut taken = self.servers_in_use();
+        let live: Vec<_> = self.snapshot.pods.iter().filter(|pod| pod.view.is_live()).collect();
+        let unseen =
+            self.writes.places(|name| self.snapshot.pods.get(name).is_some_and(|p| p.view.is_live()));
+        let mut used = live.len() + unseen.len();
+        // Foreign ones' too.
+        let mut taken: BTreeSet<String> =
+            live.iter().flat_map(|pod| pod.servers()).map(str::to_owned).collect();
+        taken.extend(unseen.iter().map(|server| server.hostname.as_str().to_owned()));
         let mut waiting = 0;
         let mut of_account: BTreeMap<Account, usize> = BTreeMap::new();
         let mut pressed = false;
         for claim in queue {
+            // It has a place already, and its server: that of a creation which may yet take effect.
+            let name = pod_name(&claim.uid, claim.transition);
+            if let Some(server) = self.writes.ghost(&name) {
+                self.create_or_wait(&claim, name, server, plan);
+                continue;
+            }
             let why = match self.refusal_to_all(plan) {
                 Some(quota) => Some(quota),
                 None if used >= limit => {
@@ -57,14 +74,15 @@ impl Brain {
                 }
                 None => match self.choose(&claim, &taken, plan) {
                     Choice::Server(server) => {
-                        if self.may_create(&claim, plan) {
-                            taken.insert(server.hostname.as_str().to_owned());
+                        let hostname = server.hostname.as_str().to_owned();
+                        if self.create_or_wait(&claim, name, server, plan) {
+                            taken.insert(hostname);
                             used += 1;
-                            self.create(&claim, server, plan);
                         }
                         continue;
                     }
                     Choice::InUse => {
+                        pressed = true;
                         let text = "every server of this place is in use by another exit".to_owned();
                         Some((code::CAPACITY_FULL, text))
                     }
@@ -97,30 +115,33 @@ impl Brain {
     /// and the rest follow when that has worked.
     fn refusal_to_all(&self, plan: &mut Plan) -> Option<(&'static str, String)> {
         let (until, _) = self.quota?;
-        if plan.due(until) && self.writes.creations().next().is_none() {
+        if plan.due(until) && !self.writes.is_creating_any() {
             return None;
         }
         Some((code::QUOTA_FULL, "a ResourceQuota of the namespace is reached".to_owned()))
     }
 
-    /// Whether the claim's last try to create a pod is long enough ago.
-    fn may_create(&self, claim: &Claim, plan: &mut Plan) -> bool {
+    /// Creates the claim's pod, unless its last try has failed just now. Tells whether it does.
+    fn create_or_wait(
+        &mut self,
+        claim: &Arc<Claim>,
+        name: String,
+        server: Arc<Server>,
+        plan: &mut Plan,
+    ) -> bool {
         let retry = self.seen.claims.get(&claim.uid).and_then(|seen| seen.retry);
-        retry.is_none_or(|(at, _)| plan.due(at))
-    }
-
-    fn create(&mut self, claim: &Arc<Claim>, server: Arc<Server>, plan: &mut Plan) {
-        let name = pod_name(&claim.uid, claim.transition);
-        self.writes.creating(&name, server.hostname.as_str(), plan.now.mono);
+        if let Some((at, failures)) = retry
+            && !plan.due(at)
+        {
+            if failures >= FAILURES_TOLD {
+                let text = "the Kubernetes API does not create pods at present";
+                self.tell_claim(claim, ReasonKind::Waiting, code::UNAVAILABLE, text, plan);
+            }
+            return false;
+        }
+        self.writes.creating(&name, Arc::clone(&server), plan.now.mono);
         plan.actions.push(Action::CreatePod(NewPod { name, claim: Arc::clone(claim), server }));
-    }
-
-    /// Servers that a live pod uses, foreign ones and those being created included.
-    fn servers_in_use(&self) -> BTreeSet<String> {
-        let live = self.snapshot.pods.iter().filter(|pod| pod.view.is_live());
-        let mut taken: BTreeSet<String> = live.flat_map(|pod| pod.servers()).map(str::to_owned).collect();
-        taken.extend(self.writes.creations().map(|creating| creating.server.clone()));
-        taken
+        true
     }
 
     /// A server for the claim: at random among the best of those that are free. Better is one that has not
@@ -168,7 +189,7 @@ impl Brain {
         if claim.reason.as_ref().is_some_and(|known| known.kind == kind && known.code == code) {
             return;
         }
-        if self.writes.claims.state(&claim.name, plan.now.mono) != Held::Free {
+        if self.writes.claims.state(&claim.uid, plan.now.mono) != Held::Free {
             return;
         }
         let (attempts, servers) = attempts(claim);

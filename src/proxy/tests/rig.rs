@@ -19,6 +19,7 @@ use crate::drain::Shutdown;
 use crate::identity::{Authenticator, Users};
 use crate::metrics::Metrics;
 use crate::proxy::Destinations;
+use crate::readiness::Liveness;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
 use crate::servers::Catalogue;
@@ -231,7 +232,7 @@ impl Gateway {
         )
         .unwrap();
         change(&mut shared);
-        let proxy = serve(Arc::new(shared), listeners).unwrap();
+        let proxy = serve(Arc::new(shared), listeners, &Liveness::new()).unwrap();
         Self { addr: proxy.addr(), table, shutdown, proxy: Some(proxy), metrics, _catalogue: catalogue }
     }
 

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret}
 use k8s_openapi::api::events::v1::Event as EventV1;
 
 use super::events;
-use super::json::{at, metadata, object, text};
+use super::json::{at, child, list, metadata, object, text};
 use super::quantity;
 use super::resources::Kind;
 use super::status::Failure;
@@ -120,11 +120,13 @@ pub(super) fn value(kind: Kind, mut value: Value) -> Result<Decoded, String> {
     }?;
     let mut warnings = Vec::new();
     unknown_fields(&value, &typed, "", &mut warnings);
+    let typed = without_empty(typed);
     let object = match kind {
         Kind::EventV1 => events::to_core(typed),
         Kind::Event => events::complete(typed),
         Kind::Secret => merge_string_data(typed),
-        Kind::Pod | Kind::ConfigMap | Kind::Namespace | Kind::Node | Kind::Lease | Kind::Job => typed,
+        Kind::Pod => pod_addresses(typed),
+        Kind::ConfigMap | Kind::Namespace | Kind::Node | Kind::Lease | Kind::Job => typed,
     };
     Ok(Decoded { object, warnings })
 }
@@ -142,6 +144,30 @@ pub(super) fn view(kind: Kind, stored: &Value) -> Value {
         | Kind::Lease
         | Kind::Job => stored.clone(),
     }
+}
+
+/// Leaves out what Go's encoder leaves out: empty lists, and empty maps where a map is meant and not a
+/// structure whose mere presence says something.
+fn without_empty(mut value: Value) -> Value {
+    fn lists(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
+                map.values_mut().for_each(lists);
+            }
+            Value::Array(items) => items.iter_mut().for_each(lists),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    fn maps(fields: &mut Map<String, Value>, names: &[&str]) {
+        fields.retain(|key, value| {
+            !(names.contains(&key.as_str()) && value.as_object().is_some_and(Map::is_empty))
+        });
+    }
+    lists(&mut value);
+    maps(metadata(&mut value), &["labels", "annotations"]);
+    maps(object(&mut value), &["data", "binaryData"]);
+    value
 }
 
 fn through<T: DeserializeOwned + Serialize>(value: &Value) -> Result<Value, String> {
@@ -193,6 +219,20 @@ fn micro_time(time: &str) -> Result<(), String> {
         return refuse(whole, "2006");
     }
     Ok(())
+}
+
+/// A pod's address is its first address: the older, single field rules where both are given.
+fn pod_addresses(mut pod: Value) -> Value {
+    let first = text(&pod, &["status", "podIP"]).to_owned();
+    let listed = list(&pod, &["status", "podIPs"]).first().map(|entry| text(entry, &["ip"]).to_owned());
+    if first.is_empty() {
+        if let Some(listed) = listed {
+            child(&mut pod, "status").insert("podIP".into(), Value::String(listed));
+        }
+    } else if listed.as_ref() != Some(&first) {
+        child(&mut pod, "status").insert("podIPs".into(), json!([{"ip": first}]));
+    }
+    pod
 }
 
 /// `stringData` is written only: it goes into `data`, over what is there.
@@ -315,5 +355,32 @@ mod tests {
         let stored = decode(Kind::Secret, &secret, FieldValidation::Warn).unwrap().object;
         assert_eq!(stored["data"], json!({"a": "Yg==", "c": "ZA=="}));
         assert!(stored.get("stringData").is_none());
+    }
+
+    #[test]
+    fn a_pods_two_address_fields_agree() {
+        let status = |status: Value| {
+            let pod = json!({"spec": {"containers": []}, "status": status});
+            value(Kind::Pod, pod).unwrap().object["status"].clone()
+        };
+        let both = json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]});
+        assert_eq!(status(json!({"podIP": "10.0.0.1"})), both);
+        assert_eq!(status(json!({"podIPs": [{"ip": "10.0.0.1"}]})), both);
+        assert_eq!(status(json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.2"}]})), both);
+        assert_eq!(status(json!({"phase": "Pending"})), json!({"phase": "Pending"}));
+    }
+
+    #[test]
+    fn what_is_empty_is_left_out() {
+        let given =
+            json!({"metadata": {"labels": {}, "annotations": {"a": "b"}, "finalizers": []}, "data": {}});
+        let stored = value(Kind::ConfigMap, given).unwrap().object;
+        assert_eq!(stored["metadata"], json!({"annotations": {"a": "b"}}));
+        assert!(stored.get("data").is_none());
+        let pod = json!({"spec": {"containers": [{"name": "c", "args": []}], "securityContext": {},
+                         "volumes": [{"name": "v", "emptyDir": {}}]}});
+        let stored = value(Kind::Pod, pod).unwrap().object;
+        assert_eq!(stored["spec"]["volumes"][0]["emptyDir"], json!({}));
+        assert!(stored["spec"]["containers"][0].get("args").is_none());
     }
 }

@@ -14,7 +14,8 @@ pub(super) fn apply(kind: Kind, value: &mut Value) {
         Kind::Secret => default(object(value), "type", "Opaque"),
         Kind::Namespace => namespace(value),
         Kind::Node => node(value),
-        Kind::ConfigMap | Kind::Event | Kind::EventV1 | Kind::Lease => {}
+        Kind::Lease => default(object(value), "spec", json!({})),
+        Kind::ConfigMap | Kind::Event | Kind::EventV1 => {}
     }
 }
 
@@ -28,7 +29,8 @@ pub(super) fn apply_to_update(kind: Kind, value: &mut Value) {
                 .or_insert(Value::Null),
         ),
         Kind::Secret => default(object(value), "type", "Opaque"),
-        Kind::Node | Kind::Namespace | Kind::ConfigMap | Kind::Event | Kind::EventV1 | Kind::Lease => {}
+        Kind::Lease => default(object(value), "spec", json!({})),
+        Kind::Node | Kind::Namespace | Kind::ConfigMap | Kind::Event | Kind::EventV1 => {}
     }
 }
 

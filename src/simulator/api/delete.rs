@@ -35,8 +35,8 @@ impl DeleteOptions {
         let mut policy = query.get("propagationPolicy").to_owned();
         if body.is_empty() {
             if let Some(grace) = query.find("gracePeriodSeconds") {
-                let why = || Failure::bad_request(format!("gracePeriodSeconds: invalid number: \"{grace}\""));
-                options.grace = Some(grace.parse().map_err(|_| why())?);
+                let why = format!("strconv.ParseInt: parsing \"{grace}\": invalid syntax");
+                options.grace = Some(grace.parse().map_err(|_| Failure::bad_request(why))?);
             }
         } else {
             let body: Value = serde_json::from_slice(body).map_err(|error| {

@@ -1,5 +1,4 @@
-//! What kubectl asks first: versions, groups and resources. There is no OpenAPI description; kubectl
-//! takes its absence (404) as a server that checks fields itself.
+//! What kubectl asks first: versions, groups and resources.
 
 use std::net::SocketAddr;
 

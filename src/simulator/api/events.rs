@@ -30,6 +30,12 @@ pub(super) fn to_v1(core: &Value) -> Value {
     for (old, new) in RENAMED {
         set_or_remove(&mut event, new, core.get(old).cloned());
     }
+    // This form leaves them out where they say nothing.
+    for empty in ["reportingController", "reportingInstance"] {
+        if event.get(empty).and_then(Value::as_str) == Some("") {
+            event.shift_remove(empty);
+        }
+    }
     Value::Object(event)
 }
 

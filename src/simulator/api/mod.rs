@@ -15,7 +15,8 @@
 //! * no `managedFields`; server-side apply merges and never removes, and has no conflicts;
 //! * no controllers: no garbage collection (`propagationPolicy` has no effect), no endpoints, no quota;
 //! * a job's and a pod's validation covers what the gateway and everyday kubectl write;
-//! * no OpenAPI description, YAML bodies or protobuf.
+//! * no YAML bodies and no protobuf (which `kubectl create configmap` and its like send: use `kubectl
+//!   create -f`), and no OpenAPI schemas, hence no `kubectl explain`.
 //!
 //! # Faults over HTTP
 //!
@@ -49,6 +50,7 @@ mod faults;
 mod json;
 mod listener;
 mod logs;
+mod openapi;
 mod patch;
 mod prepare;
 mod quantity;
@@ -109,7 +111,7 @@ impl ApiServer {
     /// When the address cannot be bound.
     pub async fn start(listen: SocketAddr) -> io::Result<Self> {
         let store = Arc::new(Store::new());
-        write::seed(&store);
+        write::seed(&store).map_err(io::Error::other)?;
         let (gate, eras) = Gate::open(listen)?;
         let gate = Arc::new(gate);
         let faults = Faults::new(store.clone(), gate.clone());

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::json::{at, metadata, object, set_or_remove, text};
+use super::json::{at, child, default, metadata, object, set_or_remove, text};
 use super::resources::{Kind, Subresource};
 use super::{age, defaults};
 
@@ -64,6 +64,9 @@ pub(super) fn update(kind: Kind, old: &Value, mut new: Value, part: Option<Subre
             set_or_remove(object(&mut new), "spec", old_part("spec"));
             let owners = at(old, &["metadata", "ownerReferences"]).cloned();
             set_or_remove(metadata(&mut new), "ownerReferences", owners);
+            if let Some(qos) = at(old, &["status", "qosClass"]).filter(|_| kind == Kind::Pod) {
+                default(child(&mut new, "status"), "qosClass", qos.clone());
+            }
         } else {
             set_or_remove(object(&mut new), "status", old_part("status"));
         }
@@ -149,7 +152,7 @@ mod tests {
     fn stored() -> Value {
         json!({"metadata": {"name": "p", "uid": "u", "generation": 1, "creationTimestamp": "t",
                "ownerReferences": ["o"], "resourceVersion": "5"},
-               "spec": {"nodeName": "n"}, "status": {"phase": "Pending"}})
+               "spec": {"nodeName": "n"}, "status": {"phase": "Pending", "qosClass": "BestEffort"}})
     }
 
     #[test]
@@ -164,6 +167,7 @@ mod tests {
         );
         assert_eq!(status["metadata"]["ownerReferences"], json!(["o"]));
         assert_eq!(status["metadata"]["labels"], json!({"a": "b"}));
+        assert_eq!(status["status"]["qosClass"], "BestEffort");
         assert_eq!((&status["metadata"]["generation"], &status["metadata"]["uid"]), (&json!(1), &json!("u")));
         let main = update(Kind::Pod, &stored(), request, None);
         assert_eq!((&main["spec"]["nodeName"], &main["status"]["phase"]), (&json!("m"), &json!("Pending")));

@@ -118,10 +118,6 @@ fn conflicts(query: &Query, watch: bool) -> Vec<FieldError> {
             let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
             errors.push(FieldError::forbidden(field, why));
         }
-        if streaming && !query.flag("allowWatchBookmarks") && query.flag("sendInitialEvents") {
-            let why = "sendInitialEvents requires setting allowWatchBookmarks to true";
-            errors.push(FieldError::forbidden("allowWatchBookmarks", why));
-        }
         if !streaming && !matching.is_empty() {
             let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
             errors.push(FieldError::forbidden(field, why));
@@ -191,14 +187,14 @@ pub(super) fn list(
         Some(from) => Some(from.version),
         None => options.exact.then_some(options.version),
     };
-    let too_old = |oldest: u64| match &options.from {
+    let too_old = || match &options.from {
         Some(_) => Failure::continue_expired(),
-        None => Failure::expired(options.version, oldest),
+        None => Failure::list_expired(),
     };
     if at.is_some_and(|at| at <= expired) {
-        return Err(too_old(expired + 1));
+        return Err(too_old());
     }
-    let snapshot = store.snapshot(kind, namespace, at).map_err(|expired| too_old(expired.oldest))?;
+    let snapshot = store.snapshot(kind, namespace, at).map_err(|_| too_old())?;
     let place = |object: &super::store::Object| {
         key(text(&object.value, &["metadata", "namespace"]), text(&object.value, &["metadata", "name"]))
     };
@@ -312,7 +308,6 @@ mod tests {
             ("resourceVersionMatch=Zz&resourceVersion=1", false),
             ("sendInitialEvents=true", false),
             ("sendInitialEvents=true", true),
-            ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true),
             ("resourceVersionMatch=Exact&resourceVersion=1", true),
         ] {
             assert_eq!(parse(query, watch).unwrap_err().code, 422, "{query}");

@@ -101,6 +101,10 @@ pub(super) enum Route {
     Group(String),
     /// `/api/v1` or `/apis/GROUP/VERSION`: group and version.
     Resources(String, String),
+    /// `/openapi/v3`.
+    OpenApi,
+    /// `/openapi/v3/PATH`.
+    OpenApiOf(String),
     /// `/simulator/faults`.
     Faults,
     /// `/simulator/requests`.
@@ -118,6 +122,8 @@ pub(super) fn route(method: &Method, path: &str, query: &Query) -> Result<Route,
         ["version"] => Route::Version,
         ["api"] => Route::CoreVersions,
         ["apis"] => Route::Groups,
+        ["openapi", "v3"] => Route::OpenApi,
+        ["openapi", "v3", rest @ ..] => Route::OpenApiOf(rest.join("/")),
         ["simulator", "faults"] => Route::Faults,
         ["simulator", "requests"] => Route::Requests,
         ["apis", group] if known_group(group) => Route::Group((*group).to_owned()),

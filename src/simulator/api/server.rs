@@ -6,11 +6,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -37,10 +37,12 @@ use super::status::{self, Failure};
 use super::store::Store;
 use super::watch::Watch;
 use super::write::{self, Place, WriteOptions, Written};
-use super::{control, discovery, logs};
+use super::{control, discovery, logs, openapi};
 
 /// Largest body of a request, as of the real one.
 const BODY_LIMIT: usize = 3 << 20;
+/// Size of a body up to which it is read to its end, though it is refused.
+const DISCARD_LIMIT: usize = 64 << 20;
 /// Pause after an accept that failed, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -100,8 +102,12 @@ async fn connection(server: Arc<Server>, stream: TcpStream, end: CancellationTok
         let server = server.clone();
         async move { server.handle(request).await }
     });
-    let serve =
-        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    // Idle connections stay: one that the server closes just as the client uses it again is an error
+    // that only a fault should make.
+    let serve = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         () = end.cancelled() => {}
         served = serve => {
@@ -128,6 +134,12 @@ fn cut() -> io::Error {
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether a body is JSON; one that does not say is taken for it.
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = header(headers, &CONTENT_TYPE).unwrap_or("application/json");
+    content_type.split(';').next().map(str::trim) == Some("application/json")
 }
 
 impl Server {
@@ -159,6 +171,7 @@ impl Server {
                 return self.resource(&call).await;
             }
             Ok(Route::AccessReview) => match read_body(body).await {
+                Ok(_) if !is_json(&head.headers) => Err(Failure::unsupported_body()),
                 Ok(body) => control::review(self, &user_agent, &body),
                 Err(failure) => Err(failure),
             },
@@ -184,6 +197,8 @@ impl Server {
             Route::CoreVersions => Some(discovery::core_versions(self.gate.address())),
             Route::Groups => Some(discovery::groups()),
             Route::Group(group) => discovery::group(group),
+            Route::OpenApi => Some(openapi::index()),
+            Route::OpenApiOf(path) => openapi::document(path),
             Route::Resources(group, version) => {
                 let list = discovery::resources(group, version);
                 return list
@@ -284,6 +299,9 @@ impl Server {
                 Ok(Answer::stream("application/json", watch_body(watch)))
             }
             Verb::Create if target.subresource == Some(Subresource::Binding) => {
+                if !is_json(call.headers) {
+                    return Err(Failure::unsupported_body());
+                }
                 let options = WriteOptions::parse(query, "CreateOptions")?;
                 write::bind(&self.store, namespace, name, call.body, options)?;
                 let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
@@ -352,8 +370,7 @@ impl Call<'_> {
                 return None;
             }
         };
-        let content_type = header(self.headers, &CONTENT_TYPE).unwrap_or("application/json");
-        if content_type.split(';').next().map(str::trim) != Some("application/json") {
+        if !is_json(self.headers) {
             return Some(Err(Failure::unsupported_body()));
         }
         let validation = match WriteOptions::parse(self.query, options) {
@@ -374,12 +391,23 @@ impl Call<'_> {
     }
 }
 
-async fn read_body(body: Incoming) -> Result<Bytes, Failure> {
-    match Limited::new(body, BODY_LIMIT).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Failure::too_large(BODY_LIMIT)),
-        Err(error) => Err(Failure::bad_request(format!("the body cannot be read: {error}"))),
+/// Reads a request's body. One that is too large is read on for a while and thrown away: a client that
+/// is still writing would not see the answer on a connection that is closed under it.
+async fn read_body(mut body: Incoming) -> Result<Bytes, Failure> {
+    let mut kept = BytesMut::new();
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Failure::bad_request(format!("the body cannot be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        size += data.len();
+        if size <= BODY_LIMIT {
+            kept.extend_from_slice(&data);
+        } else if size > DISCARD_LIMIT {
+            break;
+        }
     }
+    if size > BODY_LIMIT { Err(Failure::too_large(BODY_LIMIT)) } else { Ok(kept.freeze()) }
 }
 
 fn watch_body(watch: Watch) -> Body {

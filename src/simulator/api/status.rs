@@ -57,6 +57,12 @@ impl Failure {
             .with_details(details(kind.group(), kind.plural(), name))
     }
 
+    /// The same for an object that is on its way out.
+    pub(super) fn still_exists(kind: Kind, name: &str) -> Self {
+        let failure = Self::already_exists(kind, name);
+        Self { message: format!("object is being deleted: {}", failure.message), ..failure }
+    }
+
     /// 409 `Conflict` under a resource name (`pods`, `pods/binding`) or, for deletes, a kind.
     pub(super) fn conflict_as(group: &str, resource: &str, name: &str, why: &str) -> Self {
         let qualified = qualify(resource, group);
@@ -132,6 +138,11 @@ impl Failure {
         Self::new(410, "Expired", format!("too old resource version: {asked} ({oldest})"))
     }
 
+    /// 410 `Expired` for a list at an exact version.
+    pub(super) fn list_expired() -> Self {
+        Self::new(410, "Expired", "The resourceVersion for the provided list is too old.")
+    }
+
     /// 410 `Expired` for a `continue` token.
     pub(super) fn continue_expired() -> Self {
         Self::new(
@@ -154,7 +165,8 @@ impl Failure {
             415,
             "UnsupportedMediaType",
             "the body of the request was in an unknown format - accepted media types include: \
-             application/json",
+             application/json (protobuf, which some subcommands of kubectl send, is not read: use kubectl \
+             create -f or apply -f)",
         )
     }
 

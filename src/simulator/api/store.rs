@@ -86,10 +86,7 @@ pub(super) struct Raced;
 
 /// The version asked for is no longer in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Expired {
-    /// The oldest version that can still be read from.
-    pub(super) oldest: u64,
-}
+pub(super) struct Expired;
 
 /// Objects at one version.
 pub(super) struct Snapshot {
@@ -175,7 +172,7 @@ impl Store {
         let current = self.version();
         let version = at.map_or(current, |at| at.min(current));
         if version < collection.floor {
-            return Err(Expired { oldest: collection.floor });
+            return Err(Expired);
         }
         let (from, to) = match namespace {
             // '0' is the character after '/'.
@@ -248,7 +245,7 @@ impl Store {
     pub(super) fn events(&self, kind: Kind, after: u64, limit: usize) -> Result<(Vec<Event>, u64), Expired> {
         let collection = self.lock(kind);
         if after < collection.floor {
-            return Err(Expired { oldest: collection.floor });
+            return Err(Expired);
         }
         let start = collection.history.partition_point(|event| event.object.version <= after);
         let events: Vec<Event> = collection.history.iter().skip(start).take(limit).cloned().collect();
@@ -358,15 +355,15 @@ mod tests {
         for n in 1..=5 {
             version = put(&store, "a", "x", Some(version), n);
         }
-        assert_eq!(store.events(Kind::Pod, 100, 10).err(), Some(Expired { oldest: version - 3 }));
+        assert_eq!(store.events(Kind::Pod, version - 4, 10).err(), Some(Expired));
         assert_eq!(store.events(Kind::Pod, version - 3, 10).unwrap().0.len(), 3);
         let small = Store::with_limits(100, 1000, 200);
         let mut version = put(&small, "a", "x", None, 0);
         for n in 1..=9 {
             version = put(&small, "a", "x", Some(version), n);
         }
-        let oldest = small.events(Kind::Pod, 100, 10).err().unwrap().oldest;
-        assert!(oldest < version && oldest > 102, "{oldest} {version}");
+        assert!(small.events(Kind::Pod, 103, 10).is_err());
+        assert!(!small.events(Kind::Pod, version - 1, 10).unwrap().0.is_empty());
     }
 
     #[test]

@@ -68,10 +68,11 @@ fn merge_value(target: &mut Value, patch: &Value, parent: &str) {
             }
             Value::Array(items) => {
                 let list = target.entry(key.as_str()).or_insert_with(|| Value::Array(Vec::new()));
-                merge_list(list, items, strategy(key, parent), key);
-                if let Some(Value::Array(order)) = patch.get(&format!("$setElementOrder/{key}")) {
-                    reorder(list, order, &strategy(key, parent));
-                }
+                let before = list.as_array().cloned().unwrap_or_default();
+                let strategy = strategy(key, parent);
+                merge_list(list, items, &strategy, key);
+                let order = patch.get(&format!("$setElementOrder/{key}")).and_then(Value::as_array);
+                reorder(list, order.unwrap_or(items), &before, &strategy);
             }
             Value::Object(inner) if inner.get("$patch").and_then(Value::as_str) == Some("delete") => {
                 target.shift_remove(key);
@@ -85,7 +86,7 @@ fn without_directives(map: &Map<String, Value>) -> Map<String, Value> {
     map.iter().filter(|(key, _)| !key.starts_with('$')).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-fn merge_list(list: &mut Value, patch: &[Value], strategy: Strategy, field: &str) {
+fn merge_list(list: &mut Value, patch: &[Value], strategy: &Strategy, field: &str) {
     let replaces = patch.iter().any(|item| item.get("$patch").and_then(Value::as_str) == Some("replace"));
     let existing = match list {
         Value::Array(existing) if !replaces => existing,
@@ -134,19 +135,37 @@ fn stripped(value: &Value) -> Value {
     }
 }
 
-/// Puts the items in the order that the patch asks for; those it does not name keep theirs, behind.
-fn reorder(list: &mut Value, order: &[Value], strategy: &Strategy) {
+/// Puts a merged list in order: the items that the patch names as it names them (or as its
+/// `$setElementOrder` does), the others as they were, each of these before the first of those that it
+/// stood before.
+fn reorder(list: &mut Value, order: &[Value], before: &[Value], strategy: &Strategy) {
     let Value::Array(items) = list else { return };
-    let place = |item: &Value| {
-        order
-            .iter()
-            .position(|wanted| match strategy {
-                Strategy::Key(key) => wanted.get(key).is_some() && wanted.get(key) == item.get(key),
-                Strategy::Set | Strategy::Replace => wanted == item,
-            })
-            .unwrap_or(order.len())
+    let same = |a: &Value, b: &Value| match strategy {
+        Strategy::Key(key) => a.get(key).is_some() && a.get(key) == b.get(key),
+        Strategy::Set | Strategy::Replace => a == b,
     };
-    items.sort_by_key(place);
+    if matches!(strategy, Strategy::Replace) {
+        return;
+    }
+    let place = |within: &[Value], item: &Value| within.iter().position(|other| same(other, item));
+    let (mut named, others): (Vec<Value>, Vec<Value>) =
+        std::mem::take(items).into_iter().partition(|item| place(order, item).is_some());
+    named.sort_by_key(|item| place(order, item));
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    loop {
+        let next = match (named.peek(), others.peek()) {
+            (Some(new), Some(old)) => match (place(before, old), place(before, new)) {
+                (Some(old), Some(new)) if old < new => others.next(),
+                _ => named.next(),
+            },
+            (Some(_), None) => named.next(),
+            (None, _) => others.next(),
+        };
+        match next {
+            Some(item) => items.push(item),
+            None => return,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -170,7 +189,7 @@ mod tests {
         assert_eq!(
             merged(status, &patch),
             json!({"status": {"conditions": [{"type": "Ready", "status": "True"},
-                   {"type": "PodScheduled", "status": "True"}], "podIPs": [{"ip": "1"}, {"ip": "2"}]}})
+                   {"type": "PodScheduled", "status": "True"}], "podIPs": [{"ip": "2"}, {"ip": "1"}]}})
         );
     }
 
@@ -185,8 +204,8 @@ mod tests {
             "metadata": {"finalizers": ["f/2"], "$deleteFromPrimitiveList/finalizers": ["f/1"]}});
         assert_eq!(
             merged(pod, &patch),
-            json!({"spec": {"containers": [{"name": "a", "env": [{"name": "X", "value": "1"},
-                   {"name": "Y", "value": "2"}]}], "nodeSelector": {"z": "1"}},
+            json!({"spec": {"containers": [{"name": "a", "env": [{"name": "Y", "value": "2"},
+                   {"name": "X", "value": "1"}]}], "nodeSelector": {"z": "1"}},
                    "metadata": {"finalizers": ["f/2"]}})
         );
     }
@@ -199,6 +218,13 @@ mod tests {
         assert_eq!(
             merged(target, &patch),
             json!({"containers": [{"name": "c"}, {"name": "b"}, {"name": "a"}]})
+        );
+        // Without it the items of the patch come first, but behind those they stood behind before.
+        let target = json!({"conditions": [{"type": "A"}, {"type": "B"}, {"type": "C"}]});
+        let patch = json!({"conditions": [{"type": "New"}, {"type": "B", "x": 1}]});
+        assert_eq!(
+            merged(target, &patch),
+            json!({"conditions": [{"type": "New"}, {"type": "A"}, {"type": "B", "x": 1}, {"type": "C"}]})
         );
     }
 

@@ -86,34 +86,48 @@ pub(super) fn create(
         let name = text(&fresh, &["metadata", "name"]).to_owned();
         let errors = validate::create(kind, &fresh);
         if !errors.is_empty() {
-            return Err(Failure::invalid(kind, &name, &errors));
+            return Err(invalid(kind, &name, &errors));
         }
         if options.dry_run {
             if store.get(kind, namespace, &name).is_some() {
-                return Err(Failure::already_exists(kind, &name));
+                return Err(taken(store, kind, namespace, &name));
             }
             return Ok(Written { warnings, ..Written::new(Arc::new(Object::draft(fresh)), true) });
         }
-        ensure_namespace(store, namespace);
+        ensure_namespace(store, namespace)?;
         match store.commit(kind, namespace, &name, None, Commit::Put(fresh)) {
             Ok(object) => return Ok(Written { warnings, ..Written::new(object, true) }),
             Err(_) if generated && attempt < GENERATE_TRIES => {}
-            Err(_) => return Err(Failure::already_exists(kind, &name)),
+            Err(_) => return Err(taken(store, kind, namespace, &name)),
         }
     }
     // The loop above ends by returning.
     Err(Failure::internal("no name could be generated"))
 }
 
+/// The refusal of a name that is in use.
+fn taken(store: &Store, kind: Kind, namespace: &str, name: &str) -> Failure {
+    match store.get(kind, namespace, name) {
+        Some(object) if !object.value["metadata"]["deletionTimestamp"].is_null() => {
+            Failure::still_exists(kind, name)
+        }
+        _ => Failure::already_exists(kind, name),
+    }
+}
+
 /// Namespaces need not be made first: the first object in one makes it.
-fn ensure_namespace(store: &Store, name: &str) {
+fn ensure_namespace(store: &Store, name: &str) -> Result<(), Failure> {
     if name.is_empty() || store.get(Kind::Namespace, "", name).is_some() {
-        return;
+        return Ok(());
+    }
+    if validate::names::label(name).is_some() {
+        return Err(Failure::not_found(Kind::Namespace, name));
     }
     let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
     prepare::create(Kind::Namespace, None, &mut namespace);
     // Losing a race means that it exists.
     let _ = store.commit(Kind::Namespace, "", name, None, Commit::Put(namespace));
+    Ok(())
 }
 
 fn check_namespace(namespace: &str, value: &Value) -> Result<(), Failure> {
@@ -208,6 +222,11 @@ pub(super) fn update(
     }
 }
 
+/// Both forms of an event are named as the core one.
+fn invalid(kind: Kind, name: &str, errors: &[FieldError]) -> Failure {
+    Failure::invalid(if kind == Kind::EventV1 { Kind::Event } else { kind }, name, errors)
+}
+
 fn version_required(kind: Kind, name: &str) -> Failure {
     let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
     Failure::invalid_as(kind.group(), kind.plural(), name, &[error])
@@ -224,7 +243,7 @@ fn commit(
     let Place { kind, namespace, name } = place;
     let errors = validate::update(kind, &current.value, &new);
     if !errors.is_empty() {
-        return Err(Failure::invalid(kind, name, &errors));
+        return Err(invalid(kind, name, &errors));
     }
     if new == current.value {
         return Ok(Some(current.clone()));
@@ -247,19 +266,34 @@ pub(super) fn patch(
 ) -> Result<Written, Failure> {
     let Place { kind, namespace, name } = place;
     let changes = patch::parse(format, body)?;
-    if format == Format::Apply && !options.has_manager {
-        let error = FieldError::required("fieldManager", "is required for apply patch");
-        return Err(Failure::invalid_as("meta.k8s.io", "PatchOptions", "", &[error]));
+    if format == Format::Apply {
+        if !options.has_manager {
+            let error = FieldError::required("fieldManager", "is required for apply patch");
+            return Err(Failure::invalid_as("meta.k8s.io", "PatchOptions", "", &[error]));
+        }
+        let of = |field: &str| text(&changes, &[field]);
+        if of("apiVersion").is_empty() || of("kind").is_empty() {
+            let why = format!("invalid object type: {}, Kind={}", of("apiVersion"), of("kind"));
+            return Err(Failure::bad_request(why));
+        }
     }
     loop {
         let Some(current) = store.get(kind, namespace, name) else {
             if format != Format::Apply || part.is_some() {
                 return Err(Failure::not_found(kind, name));
             }
+            let uid = text(&changes, &["metadata", "uid"]);
+            if !uid.is_empty() {
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                );
+                return Err(Failure::conflict(kind, name, &why));
+            }
             check_name(name, &changes)?;
-            check_uid(place, &changes, "")?;
             let mut decoded = decode::body(kind, body, options.validation)?;
-            metadata(&mut decoded.object).insert("name".into(), json!(name));
+            let meta = metadata(&mut decoded.object);
+            meta.insert("name".into(), json!(name));
+            meta.shift_remove("resourceVersion");
             match create(store, kind, namespace, decoded, options) {
                 Err(failure) if failure.reason.as_deref() == Some("AlreadyExists") => continue,
                 result => return result,
@@ -269,15 +303,7 @@ pub(super) fn patch(
         let patched = patch::apply(format, &seen, &changes)?;
         check_name(name, &patched)?;
         check_namespace(namespace, &patched)?;
-        let Decoded { object: value, warnings } = decode::value(kind, patched.clone()).map_err(|why| {
-            // Without kind and name, as the real one says it.
-            let error = FieldError::invalid("patch", patched.to_string(), &why);
-            Failure::invalid_as("", "", "", &[error])
-        })?;
-        if options.validation == FieldValidation::Strict && !warnings.is_empty() {
-            let why = format!("strict decoding error: {}", warnings.join(", "));
-            return Err(Failure::bad_request(why));
-        }
+        let Decoded { object: value, warnings } = decode_patched(kind, patched, options.validation)?;
         match wanted_version(&value)? {
             Some(version) if version != current.version => return Err(Failure::stale(kind, name)),
             Some(_) => {}
@@ -290,6 +316,26 @@ pub(super) fn patch(
             return Ok(Written { warnings, ..Written::new(object, false) });
         }
     }
+}
+
+/// Reads the result of a patch. What is wrong with it is told without kind and name, as the real one
+/// does, and with all of the object.
+fn decode_patched(kind: Kind, patched: Value, validation: FieldValidation) -> Result<Decoded, Failure> {
+    let refuse = |why: &str| {
+        let error = FieldError::invalid("patch", patched.to_string(), why);
+        Failure::invalid_as("", "", "", &[error])
+    };
+    for (field, right) in [("apiVersion", kind.api_version()), ("kind", kind.name())] {
+        let given = text(&patched, &[field]);
+        if given != right {
+            return Err(refuse(&format!("{field} \"{given}\" is not \"{right}\"")));
+        }
+    }
+    let decoded = decode::value(kind, patched.clone()).map_err(|why| refuse(&why))?;
+    if validation == FieldValidation::Strict && !decoded.warnings.is_empty() {
+        return Err(refuse(&format!("strict decoding error: {}", decoded.warnings.join(", "))));
+    }
+    Ok(decoded)
 }
 
 /// Binds a pod to a node: what a scheduler does.
@@ -345,10 +391,8 @@ pub(super) fn bind(
 }
 
 /// The namespaces that a cluster has from the start.
-pub(super) fn seed(store: &Store) {
-    for namespace in ["default", "gluetun-system"] {
-        ensure_namespace(store, namespace);
-    }
+pub(super) fn seed(store: &Store) -> Result<(), Failure> {
+    ["default", "gluetun-system"].into_iter().try_for_each(|namespace| ensure_namespace(store, namespace))
 }
 
 #[cfg(test)]

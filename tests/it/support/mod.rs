@@ -185,6 +185,17 @@ impl World {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// Our pods that count against the limit now: a pod that has finished no longer does, though its
+    /// object may be there for a moment.
+    pub async fn live_pods(&self) -> Vec<Pod> {
+        let mut pods = self.pod_list().await;
+        pods.retain(|pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            !matches!(phase, Some("Succeeded" | "Failed"))
+        });
+        pods
+    }
+
     /// Our pods that the cluster has now.
     pub async fn pod_list(&self) -> Vec<Pod> {
         self.pods().list(&ListParams::default().labels(POD_SELECTOR)).await.expect("a list").items

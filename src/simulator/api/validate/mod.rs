@@ -7,7 +7,7 @@ mod pods;
 
 use serde_json::Value;
 
-use super::json::{at, list, map, text};
+use super::json::{at, is_empty, list, map, text};
 use super::resources::Kind;
 use super::status::FieldError;
 
@@ -25,7 +25,15 @@ pub(super) fn create(kind: Kind, object: &Value) -> Vec<FieldError> {
         Kind::Lease => lease(object, &mut errors),
         Kind::ConfigMap => data(object, &["data", "binaryData"], &mut errors),
         Kind::Secret => data(object, &["data"], &mut errors),
-        Kind::Event | Kind::EventV1 => event(kind, object, &mut errors),
+        Kind::Event => event(kind, object, &mut errors),
+        Kind::EventV1 => {
+            event(kind, object, &mut errors);
+            for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+                if !is_empty(&object[field]) {
+                    errors.push(FieldError::invalid(field, "", "needs to be unset"));
+                }
+            }
+        }
         Kind::Namespace | Kind::Node => {}
     }
     errors
@@ -62,7 +70,11 @@ pub(super) fn update(kind: Kind, old: &Value, new: &Value) -> Vec<FieldError> {
             }
             immutable(old, new, &["data"], &mut errors);
         }
-        Kind::Event | Kind::EventV1 => event(kind, new, &mut errors),
+        Kind::Event => event(kind, new, &mut errors),
+        Kind::EventV1 => {
+            event(kind, new, &mut errors);
+            event_unchanged(old, new, &mut errors);
+        }
         Kind::Namespace | Kind::Node => {}
     }
     errors
@@ -227,27 +239,55 @@ fn event(kind: Kind, event: &Value, errors: &mut Vec<FieldError>) {
     if about != namespace && !(about.is_empty() && namespace == "default") {
         errors.push(FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace"));
     }
-    if kind != Kind::EventV1 {
-        return;
-    }
-    if event["eventTime"].is_null() {
-        errors.push(FieldError::required("eventTime", ""));
-    }
-    for (stored, shown) in [
-        ("reportingComponent", "reportingController"),
-        ("reportingInstance", ""),
-        ("reason", ""),
-        ("action", ""),
-    ] {
-        let shown = if shown.is_empty() { stored } else { shown };
-        if text(event, &[stored]).is_empty() {
-            errors.push(FieldError::required(shown, ""));
+    let timed = !event["eventTime"].is_null();
+    if timed {
+        for (stored, shown) in EVENT_REQUIRED {
+            if text(event, &[stored]).is_empty() {
+                errors.push(FieldError::required(shown, ""));
+            }
+        }
+        let note = text(event, &["message"]);
+        if note.len() > EVENT_NOTE {
+            errors.push(FieldError::invalid("note", "", "can have at most 1024 characters"));
         }
     }
-    let valid = ["Normal", "Warning"];
-    let given = text(event, &["type"]);
-    if !valid.contains(&given) {
-        errors.push(FieldError::invalid("type", "", &format!("has invalid value: {given}")));
+    if kind == Kind::EventV1 {
+        if !timed {
+            errors.push(FieldError::required("eventTime", ""));
+        }
+        let given = text(event, &["type"]);
+        if !matches!(given, "Normal" | "Warning") {
+            errors.push(FieldError::invalid("type", "", &format!("has invalid value: {given}")));
+        }
+    }
+}
+
+/// Fields that an event with an `eventTime` must have: as stored, and as `events.k8s.io` names them.
+const EVENT_REQUIRED: [(&str, &str); 4] = [
+    ("reportingComponent", "reportingController"),
+    ("reportingInstance", "reportingInstance"),
+    ("reason", "reason"),
+    ("action", "action"),
+];
+/// Longest text of an event with an `eventTime`, in bytes.
+const EVENT_NOTE: usize = 1024;
+
+/// What an `events.k8s.io` event may not change once it is told: everything but its series.
+fn event_unchanged(old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
+    let fixed = [
+        "involvedObject",
+        "reason",
+        "message",
+        "type",
+        "action",
+        "eventTime",
+        "related",
+        "reportingComponent",
+    ];
+    for field in fixed {
+        if old[field] != new[field] {
+            errors.push(FieldError::immutable(field, new[field].clone()));
+        }
     }
 }
 
@@ -337,16 +377,34 @@ mod tests {
     }
 
     #[test]
-    fn events_must_be_complete_in_the_new_form_only() {
-        let event = json!({"metadata": {"name": "e", "namespace": "ns"},
-                           "involvedObject": {"name": "p", "namespace": "ns"}, "type": "Zz"});
+    fn events_must_be_complete_in_the_new_form() {
+        let mut event = json!({"metadata": {"name": "e", "namespace": "ns"},
+                               "involvedObject": {"name": "p", "namespace": "ns"}, "type": "Zz"});
         assert!(create(Kind::Event, &event).is_empty());
-        let texts = texts(&create(Kind::EventV1, &event));
-        for part in ["eventTime", "reportingController", "reportingInstance", "has invalid value: Zz"] {
-            assert!(texts.contains(part), "{part}");
+        let untimed = texts(&create(Kind::EventV1, &event));
+        assert!(untimed.contains("eventTime") && untimed.contains("has invalid value: Zz"));
+        event["eventTime"] = json!("2026-01-01T00:00:00.000000Z");
+        event["message"] = json!("x".repeat(EVENT_NOTE + 1));
+        let timed = texts(&create(Kind::Event, &event));
+        for part in ["reportingController", "reportingInstance", "reason", "action", "1024"] {
+            assert!(timed.contains(part), "{part}");
         }
+        event["count"] = json!(3);
+        assert!(texts(&create(Kind::EventV1, &event)).contains("needs to be unset"));
         let foreign = json!({"metadata": {"name": "e", "namespace": "ns"},
                              "involvedObject": {"name": "p", "namespace": "zz"}});
         assert_eq!(create(Kind::Event, &foreign).len(), 1);
+    }
+
+    #[test]
+    fn events_are_told_once() {
+        let old = json!({"metadata": {"name": "e", "namespace": "ns"}, "reason": "R", "type": "Normal",
+                         "involvedObject": {"namespace": "ns"}, "eventTime": "t", "action": "A",
+                         "reportingComponent": "c", "reportingInstance": "i"});
+        let mut new = old.clone();
+        new["series"] = json!({"count": 2});
+        assert!(update(Kind::EventV1, &old, &new).is_empty());
+        new["message"] = json!("other");
+        assert_eq!(update(Kind::EventV1, &old, &new).len(), 1);
     }
 }

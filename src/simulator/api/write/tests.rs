@@ -101,6 +101,7 @@ fn merge_patches_with_uid_and_version() {
     assert_eq!(renewed.object.value["spec"]["renewTime"], "2026-01-01T00:00:00.000001Z");
     assert_eq!(answer(&renew(json!({"resourceVersion": version}))), (409, "Conflict"));
     assert_eq!(answer(&merge(&store, "zz", &json!({}))), (404, "NotFound"));
+    assert_eq!(answer(&merge(&store, "l", &json!({"kind": "Pod"}))), (422, "Invalid"));
     assert_eq!(answer(&merge(&store, "l", &json!({"metadata": {"name": "m"}}))), (400, "BadRequest"));
     assert_eq!(answer(&merge(&store, "l", &json!({"metadata": {"namespace": "m"}}))), (400, "BadRequest"));
     let bad = merge(&store, "l", &json!({"spec": {"renewTime": "2026-01-01T00:00:00Z"}})).unwrap_err();
@@ -178,6 +179,7 @@ fn apply_creates_or_merges() {
     assert_eq!(answer(&apply(&body, PLAIN)), (422, "Invalid"));
     let managed = WriteOptions { has_manager: true, ..PLAIN };
     assert_eq!(answer(&apply(&body, managed)), (201, ""));
+    assert_eq!(answer(&apply(&json!({"data": {"b": "2"}}), managed)), (400, "BadRequest"));
     let more = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"b": "2"}});
     let merged = apply(&more, managed).unwrap();
     assert_eq!(merged.object.value["data"], json!({"a": "1", "b": "2"}));

@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// A road to the API server that can be closed.
 struct Road {
     open: watch::Sender<bool>,
+    travelled: Arc<watch::Sender<usize>>,
     address: SocketAddr,
     _task: AbortOnDropHandle<()>,
 }
@@ -18,23 +19,38 @@ impl Road {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (open, is_open) = watch::channel(true);
+        let travelled = Arc::new(watch::channel(0).0);
+        let count = Arc::clone(&travelled);
         let task = tokio::spawn(async move {
             let broken = CancellationToken::new();
             let _broken = broken.clone().drop_guard();
             loop {
                 let (mut near, _) = listener.accept().await.unwrap();
-                let (server, mut is_open, broken) = (server.clone(), is_open.clone(), broken.clone());
+                count.send_modify(|count| *count += 1);
+                let (server, mut is_open) = (server.clone(), is_open.clone());
+                let (broken, count) = (broken.clone(), Arc::clone(&count));
                 tokio::spawn(async move {
-                    let Ok(mut far) = TcpStream::connect(&server).await else { return };
+                    let carry = async {
+                        let mut far = TcpStream::connect(&server).await?;
+                        tokio::io::copy_bidirectional(&mut near, &mut far).await
+                    };
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        biased;
                         _ = is_open.wait_for(|open| !open) => {}
                         () = broken.cancelled() => {}
+                        _ = carry => {}
                     }
+                    count.send_modify(|count| *count -= 1);
                 });
             }
         });
-        Self { open, address, _task: AbortOnDropHandle::new(task) }
+        Self { open, travelled, address, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Closes the road, and waits until nobody is on it.
+    async fn close(&self) {
+        self.open.send_replace(false);
+        self.travelled.subscribe().wait_for(|count| *count == 0).await.unwrap();
     }
 }
 
@@ -52,7 +68,7 @@ async fn what_happens_while_the_api_server_is_away_is_told_afterwards() {
         lab.pod(name, "serve").await;
         lab.until_ready(name).await;
     }
-    road.open.send_replace(false);
+    road.close().await;
     assert!(lab.kubelet.kill("dies"));
     lab.programs.until_running("dies", 0).await;
     lab.delete("deleted", 0).await;
