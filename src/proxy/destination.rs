@@ -168,10 +168,10 @@ impl Destinations {
         if self.deny.has_ip(ip) || inner.is_some_and(|ip| self.deny.has_ip(ip)) {
             return Err(denied("addresses that the operator has denied".to_owned()));
         }
-        if !(self.allow.has_ip(ip) || inner.is_some_and(|ip| self.allow.has_ip(ip))) {
-            if let Some(what) = special(ip).or_else(|| inner.and_then(special)) {
-                return Err(denied(what.to_owned()));
-            }
+        let allowed = self.allow.has_ip(ip) || inner.is_some_and(|ip| self.allow.has_ip(ip));
+        let special = special(ip).or_else(|| inner.and_then(special)).filter(|_| !allowed);
+        if let Some(what) = special {
+            return Err(denied(what.to_owned()));
         }
         if ip.is_ipv6() && !self.ipv6 { Err(Refusal::Ipv6) } else { Ok(()) }
     }

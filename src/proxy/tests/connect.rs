@@ -220,3 +220,11 @@ async fn a_pods_own_credentials_mean_that_pod() {
     let (_stream, answer) = gateway.ask(&request("pod.abc", "sesame")).await;
     assert_eq!((answer.status, answer.code()), (502, "exit_unhealthy"));
 }
+
+/// What an idle tunnel costs beside its two sockets: the parts that only opening needs are boxed away.
+#[tokio::test]
+async fn an_open_tunnels_task_is_small() {
+    let gateway = Gateway::start(None);
+    let size = gateway.task_size().await;
+    assert!(size <= 2048, "{size} bytes");
+}

@@ -8,11 +8,14 @@ use tokio::net::{TcpListener, TcpStream};
 use super::rig::{answer, ask, rest};
 use super::*;
 
+/// The head and body of a request.
+type Seen = (String, Vec<u8>);
+
 /// An origin: answers by the path, and remembers heads and bodies.
 #[derive(Clone)]
 struct Origin {
     addr: SocketAddr,
-    seen: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<Mutex<usize>>,
 }
 
@@ -114,7 +117,9 @@ impl Origin {
 async fn world() -> (Pod, Origin, Gateway) {
     let (pod, origin) = (Pod::start().await, Origin::start().await);
     pod.route("origin.test:80", Route::To(origin.addr));
-    let gateway = Gateway::with(Some(&pod), |shared| shared.timings.linger = Duration::from_millis(200));
+    // One thread: idle tunnels are kept by each for itself.
+    let gateway =
+        Gateway::threads(1, Some(&pod), |shared| shared.timings.linger = Duration::from_millis(200));
     (pod, origin, gateway)
 }
 
