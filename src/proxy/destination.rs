@@ -229,12 +229,15 @@ impl Refusal {
     /// What the client is told.
     pub fn error(self, target: &Target) -> ProxyError {
         match self {
-            Self::Denied { rule, address } => denied(&format!("{target} is refused: it belongs to {rule}"), address),
-            Self::Loop => ProxyError::new(Code::ProxyLoop, format!("{target} is this gateway itself")),
-            Self::Ipv6 => {
-                ProxyError::new(Code::UpstreamError, format!("{target}: the exits do not reach IPv6 addresses"))
-                    .hint("use the host's name or its IPv4 address")
+            Self::Denied { rule, address } => {
+                denied(&format!("{target} is refused: it belongs to {rule}"), address)
             }
+            Self::Loop => ProxyError::new(Code::ProxyLoop, format!("{target} is this gateway itself")),
+            Self::Ipv6 => ProxyError::new(
+                Code::UpstreamError,
+                format!("{target}: the exits do not reach IPv6 addresses"),
+            )
+            .hint("use the host's name or its IPv4 address"),
         }
     }
 }
@@ -247,7 +250,9 @@ fn denied(message: &str, address: bool) -> ProxyError {
 impl From<TargetError> for ProxyError {
     fn from(error: TargetError) -> Self {
         match error {
-            TargetError::Zone => denied("the destination is refused: addresses with a zone are link-local", true),
+            TargetError::Zone => {
+                denied("the destination is refused: addresses with a zone are link-local", true)
+            }
             TargetError::Port
             | TargetError::EmptyHost
             | TargetError::UserInfo

@@ -19,11 +19,8 @@ struct Origin {
 impl Origin {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let origin = Self {
-            addr: listener.local_addr().unwrap(),
-            seen: Arc::default(),
-            connections: Arc::default(),
-        };
+        let origin =
+            Self { addr: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default() };
         let serving = origin.clone();
         tokio::spawn(async move {
             loop {
@@ -137,7 +134,9 @@ async fn a_request_goes_out_in_origin_form_and_clean() {
                    Connection: X-Private\r\nX-Private: 1\r\nTE: trailers\r\n";
     let (mut stream, answer) = gateway.ask(&request("GET", "/a?b=c", headers)).await;
     assert_eq!((answer.status, answer.text()), (200, "hello"));
-    for gone in ["x-hop", "keep-alive", "proxy-authenticate", "x-gateway-error", "connection", "x-gateway-exit"] {
+    for gone in
+        ["x-hop", "keep-alive", "proxy-authenticate", "x-gateway-error", "connection", "x-gateway-exit"]
+    {
         assert_eq!(answer.header(gone), None, "{gone}");
     }
     assert_eq!(answer.header("x-gateway-request-id").unwrap().len(), 16);
@@ -273,7 +272,10 @@ async fn a_websocket_becomes_a_tunnel() {
     assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
     assert_eq!(answer.header("sec-websocket-accept"), Some("x"));
     let head = origin.head(0).to_lowercase();
-    assert!(head.contains("\r\nconnection: upgrade\r\n") && head.contains("\r\nupgrade: websocket\r\n"), "{head}");
+    assert!(
+        head.contains("\r\nconnection: upgrade\r\n") && head.contains("\r\nupgrade: websocket\r\n"),
+        "{head}"
+    );
     let mut first = [0; 5];
     stream.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"first");
@@ -307,8 +309,7 @@ async fn a_challenge_to_an_upload_leaves_the_connection() {
 async fn errors_reach_clients_of_plain_http_too() {
     let (pod, _origin, gateway) = world().await;
     pod.route("refused.test:80", Route::Refused("dial tcp 1.2.3.4:80: connect: connection refused"));
-    let (mut stream, answer) =
-        gateway.ask(&get("/").replace("origin.test", "refused.test")).await;
+    let (mut stream, answer) = gateway.ask(&get("/").replace("origin.test", "refused.test")).await;
     assert_eq!((answer.status, answer.code()), (502, "upstream_refused"));
     assert_eq!(answer.header("connection"), Some("close"));
     assert_eq!(rest(&mut stream).await, b"");
