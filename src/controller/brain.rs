@@ -102,8 +102,8 @@ impl Brain {
             Folded::Deleted { name, uid } => {
                 self.writes.pod_gone(&name, &uid);
                 self.seen.pods.remove(&uid);
-                // It may have been what the quota counted.
-                self.quota = None;
+                // It may have been what the quota counted: one is tried now, and the rest if that works.
+                self.quota = self.quota.map(|_| (now.mono, 0));
             }
         }
     }

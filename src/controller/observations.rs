@@ -11,7 +11,7 @@ use super::facts::PodFacts;
 use super::probe::Health;
 use crate::session::FailureClass;
 use crate::session::claim::{Claim, Reason, ReasonKind};
-use crate::session::pod::Stage;
+use crate::session::pod::{Stage, pod_name};
 
 /// How long after its last seen renewal a claim without a pod is still waited for: replicas renew each
 /// 5 s while a request is held.
@@ -50,6 +50,9 @@ pub(super) struct ClaimSeen {
     /// Whether it was ever seen to change, was seen being made, or was recent by the clock.
     trusted: bool,
     older: BTreeMap<i32, (SystemTime, Duration)>,
+    /// Name of its current pod, which takes a hash to find.
+    pub(super) pod_name: String,
+    transition: i32,
     /// When the claim was first seen rejected.
     pub(super) rejected: Option<Duration>,
     /// The last transition that a pod was seen of.
@@ -71,6 +74,8 @@ impl ClaimSeen {
             changed: now.mono,
             trusted: made || !hopeless,
             older: BTreeMap::new(),
+            pod_name: pod_name(&claim.uid, claim.transition),
+            transition: claim.transition,
             rejected: None,
             had_pod: None,
             refused: None,
@@ -86,6 +91,10 @@ impl ClaimSeen {
             self.renewed = claim.renewed;
             self.changed = now.mono;
             self.trusted = true;
+        }
+        if self.transition != claim.transition {
+            self.transition = claim.transition;
+            self.pod_name = pod_name(&claim.uid, claim.transition);
         }
         self.older.retain(|transition, _| claim.renewed_older.contains_key(transition));
         for (transition, time) in &claim.renewed_older {

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::api::ApiServer;
 use super::container::{ContainerSpec, Exit, Log, Signals};
+use super::control;
 use super::gluetun::{self, Gluetun};
 use super::kubelet::{self, Cidr, Kubelet, ProcessRuntime, Runtime};
 
@@ -83,7 +84,7 @@ pub enum ClusterError {
 /// they have.
 pub struct Cluster {
     // Ends before the API server that it reports to.
-    kubelet: Kubelet,
+    kubelet: Arc<Kubelet>,
     gluetun: Arc<Gluetun>,
     api: ApiServer,
     namespace: String,
@@ -120,12 +121,13 @@ impl Cluster {
         store_key(client.clone(), &namespace).await?;
         let image = gluetun::Options { start: pod_start, hosts, ..gluetun::Options::default() };
         let gluetun = Arc::new(Gluetun::new(image));
-        let runtime: Arc<dyn Runtime> = match pod_command {
-            Some(command) => Arc::new(ProcessRuntime { command }),
-            None => Arc::new(LookAlike(Arc::clone(&gluetun))),
+        let (runtime, look_alike): (Arc<dyn Runtime>, _) = match pod_command {
+            Some(command) => (Arc::new(ProcessRuntime { command }), None),
+            None => (Arc::new(LookAlike(Arc::clone(&gluetun))), Some(&gluetun)),
         };
         let options = kubelet::Options { pod_cidr, ..kubelet::Options::default() };
-        let kubelet = Kubelet::start(client, runtime, options).await?;
+        let kubelet = Arc::new(Kubelet::start(client, runtime, options).await?);
+        control::mount(&api, &kubelet, look_alike);
         Ok(Self { kubelet, gluetun, api, namespace })
     }
 

@@ -10,6 +10,7 @@ use crate::controller::action::{Action, Answer, ClaimEnd, Outcome};
 use crate::controller::facts::{ClaimRecord, PodFacts};
 use crate::controller::patch::ClaimPatch;
 use crate::controller::snapshot::Change;
+use crate::selector::Mode;
 use crate::session::FailureClass;
 use crate::session::api::{ApiError, ForbiddenKind};
 use crate::session::claim::{Claim, ReasonKind};
@@ -178,6 +179,7 @@ impl World {
                     return Err(ApiError::Conflict);
                 }
                 self.count_patch(patch);
+                self.check_patch(&claim, seen, patch);
                 patch.apply(&mut claim);
                 Ok(Answer::Patched { resource_version: self.put_claim(claim) })
             }
@@ -219,6 +221,22 @@ impl World {
                 ReasonKind::Rejected => self.counts.count("claim rejected"),
                 ReasonKind::Lost => self.counts.count("exit lost for good"),
             },
+        }
+    }
+
+    /// A change may only be about the exit that is still the current one, and a strict session whose exit
+    /// has been used must not get another behind its back.
+    fn check_patch(&mut self, claim: &Claim, seen: &Claim, patch: &ClaimPatch) {
+        if claim.transition != seen.transition {
+            self.fail(format!("{}/{} is changed for what it was before", claim.name, claim.transition));
+        }
+        let next = matches!(patch, ClaimPatch::Next { .. });
+        let expired =
+            claim.replace.as_ref().is_some_and(|r| r.transition == claim.transition && r.why == "expired");
+        let used = (claim.uid.clone(), claim.transition);
+        let used = self.sessions.iter().any(|session| session.used.as_ref() == Some(&used));
+        if next && used && !expired && claim.key.mode == Mode::Strict {
+            self.fail(format!("{} is strict and gets another exit", claim.name));
         }
     }
 

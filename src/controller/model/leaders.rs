@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -167,6 +167,11 @@ impl World {
 
     fn time_of(&self, id: usize) -> Now {
         Now { mono: self.now, wall: self.wall(self.leaders[id].skew) }
+    }
+
+    /// The clock of the one that leads.
+    pub(super) fn leaders_wall(&self) -> SystemTime {
+        self.wall(self.election.holder.map_or(0, |holder| self.leaders[holder].skew))
     }
 
     /// The brain of a leader, if the term is still the present one.
@@ -345,7 +350,7 @@ impl World {
         let chaos = !self.is_calm();
         let wait = if chaos && self.chance(0.03) {
             self.millis(100, 2900)
-        } else if chaos && self.chance(0.01) {
+        } else if chaos && self.chance(0.02) {
             // So slow that its leader has given it up before it takes effect.
             self.counts.count("call took effect after its time");
             self.after(CALL, Event::Answer { call });
@@ -439,14 +444,19 @@ impl World {
         if self.is_calm() {
             return;
         }
-        let id = self.rng.random_range(0..2);
+        // The one that leads has more to lose.
+        let id = match self.election.holder.filter(|_| self.rng.random_bool(0.6)) {
+            Some(holder) => holder,
+            None => self.rng.random_range(0..2),
+        };
         let term = self.leaders[id].term;
         match self.rng.random_range(0..7) {
             0 => {
                 self.die(id);
             }
             1 => {
-                let pause = self.millis(500, 25_000);
+                let pause =
+                    if self.chance(0.5) { self.millis(500, 8000) } else { self.millis(14_000, 40_000) };
                 self.say(|| format!("gateway {id} pauses for {pause:?}"));
                 self.leaders[id].paused_until = (self.now + pause).min(self.calm_at());
                 if self.leaders[id].brain.is_some() && self.now + pause > self.leaders[id].until {

@@ -23,7 +23,7 @@ mod world;
 use world::World;
 
 /// Seeds of a usual run: a few seconds.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 100;
 
 /// Lines of a story that are printed for a failure.
 const LINES: usize = 250;

@@ -27,6 +27,8 @@ pub(super) struct Session {
     ttl: Option<Duration>,
     pinned: bool,
     no_wait: bool,
+    /// The exit that was last used: uid of the claim, and its transition.
+    pub(super) used: Option<(String, i32)>,
     pub(super) uses: Vec<Use>,
 }
 
@@ -79,6 +81,7 @@ impl World {
                 ttl,
                 pinned: key.starts_with("_api"),
                 no_wait: key.starts_with('c'),
+                used: None,
                 uses: vec![Use::default(); 2],
             });
             for replica in 0..2 {
@@ -241,6 +244,7 @@ impl World {
             self.say(|| format!("replica {replica} uses {pod} for {name}"));
             let state = State::Tunnel { pod, transition: claim.transition, until };
             self.sessions[session].uses[replica].state = state;
+            self.sessions[session].used = Some((claim.uid.clone(), claim.transition));
         }
         Some(self.millis(200, 3000))
     }
@@ -313,6 +317,14 @@ impl World {
         let key = self.sessions[session].key.clone();
         self.say(|| format!("replica {replica} is done with {key}"));
         self.sessions[session].uses[replica] = Use::default();
-        Some(self.millis(1000, 90_000))
+        let idle = self.api.claims.get(&self.sessions[session].name).and_then(|claim| {
+            let idle_wall = claim.renewed + claim.duration;
+            idle_wall.duration_since(self.leaders_wall()).ok()
+        });
+        match idle {
+            // Back just when it is being reaped.
+            Some(idle) if self.chance(0.3) => Some(idle + self.millis(0, 15)),
+            Some(_) | None => Some(self.millis(1000, 90_000)),
+        }
     }
 }

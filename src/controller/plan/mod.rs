@@ -21,7 +21,7 @@ use super::facts::PodFacts;
 use super::patch::ClaimPatch;
 use super::writes::Held;
 use crate::session::claim::{Claim, ReasonKind};
-use crate::session::pod::{Stage, pod_name};
+use crate::session::pod::Stage;
 
 /// How long a rejected claim stays, so that whoever waits for it reads why, even if his watch has to
 /// list again; and whoever asks again at once is told the same without another start.
@@ -172,7 +172,7 @@ impl Brain {
 
     /// Whether the creation of the claim's current pod is on its way, or not yet shown.
     fn is_being_created(&self, claim: &Claim) -> bool {
-        self.writes.is_creating(&pod_name(&claim.uid, claim.transition))
+        self.seen.claims.get(&claim.uid).is_some_and(|seen| self.writes.is_creating(&seen.pod_name))
     }
 
     /// Whether a claim waits for a pod and somebody wants it, nothing else being the matter with it.

@@ -16,7 +16,6 @@ use crate::servers::Server;
 use crate::session::FailureClass;
 use crate::session::claim::{Claim, Reason, ReasonKind};
 use crate::session::failure::code;
-use crate::session::pod::pod_name;
 
 /// Claims that may wait for a pod at once, in all and for one account.
 const MAX_WAITING: usize = 256;
@@ -57,7 +56,9 @@ impl Brain {
         let mut pressed = false;
         for claim in queue {
             // It has a place already, and its server: that of a creation which may yet take effect.
-            let name = pod_name(&claim.uid, claim.transition);
+            let Some(name) = self.seen.claims.get(&claim.uid).map(|seen| seen.pod_name.clone()) else {
+                continue;
+            };
             if let Some(server) = self.writes.ghost(&name) {
                 self.create_or_wait(&claim, name, server, plan);
                 continue;
