@@ -51,7 +51,7 @@ enum Command {
     /// Run the gateway with an embedded cluster: nothing to install, no VPN account.
     #[cfg(feature = "simulator")]
     Demo(simulated::DemoArgs),
-    /// Run the embedded cluster alone.
+    /// Run the embedded cluster alone, for a gateway and kubectl in processes of their own.
     #[cfg(feature = "simulator")]
     Simulator(simulated::SimulatorArgs),
 }

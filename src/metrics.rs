@@ -24,7 +24,8 @@ pub struct Metrics {
     /// The process's own (`process_…`): conventional names, hence without our prefix.
     process: Registry,
     /// Requests of the proxy port that ended, by `kind` (`connect`, `http`, `none`) and `outcome`
-    /// (`ok` or an error code of `docs/errors.md`).
+    /// (`ok`, an error code of `docs/errors.md`, or how it broke off: `client_gone`, `client_reset`,
+    /// `upstream_reset`, `exit_gone`, `cut`, `idle`).
     pub requests: IntCounterVec,
     /// How long requests were held for an exit, in seconds, by `cold` (`true`, `false`).
     pub hold_seconds: HistogramVec,

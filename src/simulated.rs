@@ -2,14 +2,16 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use gluetun_gateway::config::LogFormat;
 use gluetun_gateway::signal::Signals;
-use gluetun_gateway::simulator::cluster::{Cluster, ClusterOptions};
+use gluetun_gateway::simulator::cluster::{Cluster, ClusterError, ClusterOptions};
 use gluetun_gateway::simulator::demo::{Demo, DemoError, DemoOptions, write_kubeconfig};
+use gluetun_gateway::simulator::kubelet::Cidr;
+use gluetun_gateway::telemetry;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{FAILED, Failure, USAGE, begin, until_end};
@@ -19,12 +21,12 @@ use super::{FAILED, Failure, USAGE, begin, until_end};
 struct ClusterArgs {
     /// The pods' addresses: each gets one of its own.
     #[arg(long, value_name = "CIDR", default_value = "127.42.0.0/16")]
-    pod_cidr: String,
+    pod_cidr: Cidr,
     /// How long a pod's VPN takes to be up.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pod_start: Duration,
-    /// A program to run for each pod instead of the built-in look-alike of Gluetun; it gets the
-    /// container's environment and POD_IP.
+    /// A shell command that every pod runs instead of the built-in look-alike of Gluetun; its
+    /// environment is the container's, with POD_IP.
     #[arg(long, value_name = "COMMAND")]
     pod_command: Option<String>,
 }
@@ -33,10 +35,10 @@ struct ClusterArgs {
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
     /// Where the proxy port listens.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     proxy_addr: SocketAddr,
     /// Where the admin port listens.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8001")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8001", value_parser = address)]
     admin_addr: SocketAddr,
     /// After how long without a tunnel or request a session's pod goes.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
@@ -48,7 +50,7 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "FILE")]
     kubeconfig_out: Option<PathBuf>,
     /// DEBUG, INFO, WARNING, ERROR, or a filter.
-    #[arg(long, value_name = "LEVEL", env = "LOG_LEVEL", default_value = "INFO")]
+    #[arg(long, value_name = "LEVEL", env = "LOG_LEVEL", default_value = "INFO", value_parser = level)]
     log_level: String,
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -56,18 +58,47 @@ pub(super) struct DemoArgs {
 
 /// Arguments of `simulator`.
 #[derive(Debug, Args)]
+#[command(after_help = SIMULATOR_HELP)]
 pub(super) struct SimulatorArgs {
     /// Where the API server listens.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8002")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8002", value_parser = address)]
     listen: SocketAddr,
     /// Where the kubeconfig is written.
     #[arg(long, value_name = "FILE")]
     kubeconfig_out: Option<PathBuf>,
     /// DEBUG, INFO, WARNING, ERROR, or a filter.
-    #[arg(long, value_name = "LEVEL", env = "LOG_LEVEL", default_value = "INFO")]
+    #[arg(long, value_name = "LEVEL", env = "LOG_LEVEL", default_value = "INFO", value_parser = level)]
     log_level: String,
     #[command(flatten)]
     cluster: ClusterArgs,
+}
+
+/// What `simulator --help` ends with.
+const SIMULATOR_HELP: &str = "\
+A gateway or kubectl uses it by the kubeconfig. Faults of the API server, of pods and of their VPN are set
+over HTTP on the same port, such as a kill of every pod:
+
+  curl http://127.0.0.1:8002/simulator/pods/strike -d '{\"blow\": \"kill\"}'
+
+docs/simulator.md shows all of it.";
+
+/// The flags that stand for settings of the gateway, which its errors name.
+const FLAGS: [(&str, &str); 4] = [
+    ("PROXY_ADDR", "--proxy-addr"),
+    ("ADMIN_ADDR", "--admin-addr"),
+    ("IDLE_TIMEOUT", "--idle-timeout"),
+    ("INSTANCE_LIMIT", "--instance-limit"),
+];
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|error| format!("{error}; write ADDRESS:PORT, such as 127.0.0.1:8080"))
+}
+
+fn level(text: &str) -> Result<String, String> {
+    match telemetry::filter(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; write DEBUG, INFO, WARNING or ERROR")),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -76,23 +107,43 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl ClusterArgs {
-    fn options(self, listen: SocketAddr) -> Result<ClusterOptions, Failure> {
-        let pod_cidr = self.pod_cidr.parse().map_err(|e| Failure::new(USAGE, format!("--pod-cidr: {e}")))?;
-        Ok(ClusterOptions {
+    fn options(self, listen: SocketAddr) -> ClusterOptions {
+        ClusterOptions {
             listen,
-            pod_cidr,
+            pod_cidr: self.pod_cidr,
             pod_start: self.pod_start,
             pod_command: self.pod_command,
             ..ClusterOptions::default()
-        })
+        }
     }
 }
 
 impl From<DemoError> for Failure {
     fn from(error: DemoError) -> Self {
-        let code = if matches!(error, DemoError::Config(_)) { USAGE } else { FAILED };
-        Self::new(code, error)
+        match error {
+            DemoError::Cluster(error) => error.into(),
+            DemoError::Config(_) => Self::new(USAGE, in_flags(&error)),
+            DemoError::App(_) => Self::new(FAILED, in_flags(&error)),
+            DemoError::File { .. } | DemoError::Password(_) => Self::new(FAILED, error),
+        }
     }
+}
+
+impl From<ClusterError> for Failure {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::PodCidr { .. } => Self::new(USAGE, format!("--pod-cidr: {error}")),
+            ClusterError::Listen { .. }
+            | ClusterError::Client(_)
+            | ClusterError::Kubelet(_)
+            | ClusterError::Seed(_) => Self::new(FAILED, error),
+        }
+    }
+}
+
+/// What is wrong, by the names that were typed.
+fn in_flags(error: &DemoError) -> String {
+    FLAGS.iter().fold(error.to_string(), |text, (setting, flag)| text.replace(setting, flag))
 }
 
 /// The cluster runs on the main thread's runtime: more than one thread, since its pods relay bytes.
@@ -107,7 +158,7 @@ pub(super) fn demo(args: DemoArgs) -> Result<u8, Failure> {
         idle_timeout: args.idle_timeout,
         instance_limit: args.instance_limit,
         kubeconfig_out: args.kubeconfig_out,
-        cluster: args.cluster.options(([127, 0, 0, 1], 0).into())?,
+        cluster: args.cluster.options(([127, 0, 0, 1], 0).into()),
     };
     let (metrics, _logs) = begin(&args.log_level, LogFormat::Text)?;
     runtime()?.block_on(async {
@@ -125,18 +176,46 @@ pub(super) fn demo(args: DemoArgs) -> Result<u8, Failure> {
 
 pub(super) fn simulator(args: SimulatorArgs) -> Result<u8, Failure> {
     let (_metrics, _logs) = begin(&args.log_level, LogFormat::Text)?;
-    let options = args.cluster.options(args.listen)?;
+    let options = args.cluster.options(args.listen);
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
-        let cluster = Cluster::start(options).await.map_err(|error| Failure::new(FAILED, error))?;
+        let cluster = Cluster::start(options).await?;
         if let Some(path) = &args.kubeconfig_out {
             write_kubeconfig(path, &cluster)?;
         }
-        writeln!(io::stdout(), "embedded cluster: {}", cluster.client_config().cluster_url)?;
+        writeln!(io::stdout(), "{}", banner(&cluster, args.kubeconfig_out.as_deref()))?;
         signals.next().await;
         unless_told_again(&mut signals, cluster.stop()).await;
         Ok(0)
     })
+}
+
+/// What to tell whoever has started a simulator.
+fn banner(cluster: &Cluster, kubeconfig: Option<&Path>) -> String {
+    let url = cluster.api().url();
+    let (file, kubectl) = match kubeconfig {
+        Some(path) => {
+            // It is pasted into other terminals.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            let path = path.display();
+            (path.to_string(), format!("kubectl --kubeconfig {path}"))
+        }
+        None => {
+            let namespace = cluster.client_config().default_namespace;
+            ("none: --kubeconfig-out FILE writes one".to_owned(), format!("kubectl -s {url} -n {namespace}"))
+        }
+    };
+    format!(
+        "gluetun-gateway simulator: a cluster in this process, for a gateway and kubectl in others\n\
+         \n\
+         \x20 API server  {url}\n\
+         \x20 kubeconfig  {file}\n\
+         \n\
+         \x20 {kubectl} get pods,leases -o wide\n\
+         \x20 curl {url}/simulator/requests   # what was served; faults: docs/simulator.md\n\
+         \n\
+         Ctrl-C ends it.\n"
+    )
 }
 
 /// Waits for an end in good order, unless another signal says that there is no time for it.

@@ -89,11 +89,8 @@ impl Checks {
 }
 
 async fn check_now(exit: &Exit, timings: &Timings) -> Verdict {
-    let alive = match tokio::time::timeout(timings.check, reaches(exit, &timings.check_target, timings)).await
-    {
-        Ok(alive) => alive,
-        Err(_) => false,
-    };
+    let asked = tokio::time::timeout(timings.check, reaches(exit, &timings.check_target, timings));
+    let alive = asked.await.unwrap_or(false);
     if alive {
         exit.reached_check.store(true, Ordering::Relaxed);
         Verdict::Alive

@@ -92,8 +92,8 @@ pub(super) async fn admit(
             login
         }
     };
-    record.account = Some(Arc::from(login.account.as_str()));
-    let wish = thread.wishes.borrow_mut().of(&login, &thread.shared.limits)?;
+    let wish = thread.wishes.borrow_mut().of(&login, &thread.shared.limits);
+    let wish = wish.inspect_err(|_| record.account = Some(Arc::from(login.account.as_str())))?;
     record.account = Some(Arc::clone(&wish.account));
     record.selector = Some(Arc::clone(&wish.selector));
     Ok(Admitted::Session(wish))

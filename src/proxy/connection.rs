@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -16,10 +15,10 @@ use super::error::{Code, ProxyError};
 use super::head::{Head, HeadError, MAX_HEAD, Scan, Scanner};
 use super::plain;
 use super::record::{Kind, Outcome, Record};
-use super::relay::{self, End, Ends};
-use super::response::{self, Established};
+use super::response;
 use super::target::{Target, TargetError};
 use super::thread::{Connection, Thread};
+use super::tunnel::{Greeting, Tunnel, shut};
 use super::upstream::{read_some, write_all};
 
 /// Bytes of a client that are taken in while its request is held.
@@ -51,7 +50,7 @@ enum Next {
     /// It is over.
     Closed,
     /// As a tunnel.
-    Tunnel(Tunnel),
+    Tunnel(Box<Tunnel>),
     /// As HTTP: what has been read of it comes first.
     Plain { stream: TcpStream, read: Vec<u8> },
 }
@@ -113,7 +112,7 @@ async fn begin(thread: &Rc<Thread>, stream: TcpStream, client: SocketAddr, conne
             }
             Some(Ok(opened)) => {
                 let tunnel = Tunnel { client: stream, early: bytes, opened, record, greeting: Greeting::Due };
-                return Next::Tunnel(tunnel);
+                return Next::Tunnel(Box::new(tunnel));
             }
             Some(Err(error)) => error,
         };
@@ -308,109 +307,6 @@ async fn send(
         shut(stream);
     }
     Sent::Yes
-}
-
-/// Says that nothing more comes; reading goes on.
-fn shut(stream: &TcpStream) {
-    // Fails only on a connection that is gone.
-    let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
-}
-
-/// A tunnel that is open on both sides.
-pub(super) struct Tunnel {
-    /// The client's connection.
-    pub(super) client: TcpStream,
-    /// What the client has sent already.
-    pub(super) early: Vec<u8>,
-    /// The exit's side.
-    pub(super) opened: Opened,
-    /// The record, which ends with the tunnel.
-    pub(super) record: Record,
-    /// What the client has been told.
-    pub(super) greeting: Greeting,
-}
-
-/// What a client has been told of its tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Greeting {
-    /// Nothing: the 200 is due.
-    Due,
-    /// The 200, by hyper.
-    Sent,
-    /// That protocols are switched; what has come from the origin so far has been counted.
-    None,
-}
-
-impl Tunnel {
-    /// Relays until the tunnel ends.
-    pub(super) async fn run(self, thread: &Rc<Thread>) {
-        let Self { client, early, opened: Opened { grant, tunnel }, mut record, greeting } = self;
-        let mut ends = Ends::new(client, tunnel.stream);
-        let mut first = if greeting == Greeting::Due {
-            let established = Established {
-                id: record.id,
-                server: &grant.exit.server,
-                country: &grant.exit.country,
-                cold_start: grant.cold_start,
-                waited: grant.waited,
-                expires: grant.expires,
-            };
-            established.bytes()
-        } else {
-            Vec::new()
-        };
-        first.extend_from_slice(&tunnel.glued);
-        if record.status == 0 {
-            record.status = 200;
-        }
-        record.on_drop = Outcome::Cut;
-        if write_all(&ends.client, &first).await.is_err() {
-            record.finish(Outcome::ClientReset);
-            return;
-        }
-        if greeting != Greeting::None {
-            record.add_bytes(0, tunnel.glued.len() as u64);
-        }
-        drop((first, tunnel.glued));
-
-        thread.counters.tunnels.inc();
-        let _open = Open(thread);
-        let gone = thread.gone(&grant.exit);
-        let half_idle = thread.shared.timings.half_idle;
-        let end = relay::relay(&mut ends, early, &thread.buffers, gone, half_idle, |up, down| {
-            record.add_bytes(up, down);
-        })
-        .await;
-        let outcome = match end {
-            End::Done | End::Linger => Outcome::Ok,
-            End::Client => Outcome::ClientReset,
-            End::Upstream => Outcome::UpstreamReset,
-            End::Gone => Outcome::ExitGone,
-            End::Idle => Outcome::Idle,
-        };
-        record.finish(outcome);
-        match end {
-            End::Done => ends.close(),
-            End::Linger => {
-                ends.close();
-                shut(&ends.client);
-                thread.linger(&ends.client, TUNNEL_LINGER, usize::MAX).await;
-            }
-            End::Client | End::Upstream | End::Gone | End::Idle => {}
-        }
-    }
-}
-
-/// How long a client has to read the rest of a tunnel whose other side is gone.
-const TUNNEL_LINGER: Duration = Duration::from_secs(60);
-
-/// Counts an open tunnel until dropped.
-struct Open<'t>(&'t Thread);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.counters.tunnels.dec();
-    }
 }
 
 impl From<HeadError> for ProxyError {

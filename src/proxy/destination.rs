@@ -168,10 +168,10 @@ impl Destinations {
         if self.deny.has_ip(ip) || inner.is_some_and(|ip| self.deny.has_ip(ip)) {
             return Err(denied("addresses that the operator has denied".to_owned()));
         }
-        if !(self.allow.has_ip(ip) || inner.is_some_and(|ip| self.allow.has_ip(ip))) {
-            if let Some(what) = special(ip).or_else(|| inner.and_then(special)) {
-                return Err(denied(what.to_owned()));
-            }
+        let allowed = self.allow.has_ip(ip) || inner.is_some_and(|ip| self.allow.has_ip(ip));
+        let special = special(ip).or_else(|| inner.and_then(special)).filter(|_| !allowed);
+        if let Some(what) = special {
+            return Err(denied(what.to_owned()));
         }
         if ip.is_ipv6() && !self.ipv6 { Err(Refusal::Ipv6) } else { Ok(()) }
     }
@@ -229,12 +229,15 @@ impl Refusal {
     /// What the client is told.
     pub fn error(self, target: &Target) -> ProxyError {
         match self {
-            Self::Denied { rule, address } => denied(&format!("{target} is refused: it belongs to {rule}"), address),
-            Self::Loop => ProxyError::new(Code::ProxyLoop, format!("{target} is this gateway itself")),
-            Self::Ipv6 => {
-                ProxyError::new(Code::UpstreamError, format!("{target}: the exits do not reach IPv6 addresses"))
-                    .hint("use the host's name or its IPv4 address")
+            Self::Denied { rule, address } => {
+                denied(&format!("{target} is refused: it belongs to {rule}"), address)
             }
+            Self::Loop => ProxyError::new(Code::ProxyLoop, format!("{target} is this gateway itself")),
+            Self::Ipv6 => ProxyError::new(
+                Code::UpstreamError,
+                format!("{target}: the exits do not reach IPv6 addresses"),
+            )
+            .hint("use the host's name or its IPv4 address"),
         }
     }
 }
@@ -247,7 +250,9 @@ fn denied(message: &str, address: bool) -> ProxyError {
 impl From<TargetError> for ProxyError {
     fn from(error: TargetError) -> Self {
         match error {
-            TargetError::Zone => denied("the destination is refused: addresses with a zone are link-local", true),
+            TargetError::Zone => {
+                denied("the destination is refused: addresses with a zone are link-local", true)
+            }
             TargetError::Port
             | TargetError::EmptyHost
             | TargetError::UserInfo

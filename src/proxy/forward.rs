@@ -17,7 +17,6 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::connect::{Hold, Opened, admit, check_target};
-use super::connection::{Greeting, Tunnel};
 use super::error::{Code, ProxyError};
 use super::exits::Grant;
 use super::headers;
@@ -27,6 +26,7 @@ use super::record::{Outcome, Record};
 use super::response::{ERROR, REQUEST_ID};
 use super::target::Target;
 use super::thread::Thread;
+use super::tunnel::{Greeting, Tunnel};
 use super::upstream;
 
 /// The body of a request on its way out.

@@ -50,6 +50,7 @@ mod response;
 mod socket;
 pub mod target;
 mod thread;
+mod tunnel;
 mod upstream;
 mod wish;
 
@@ -102,7 +103,7 @@ impl Timings {
             dial_pauses: [Duration::from_millis(50), Duration::from_millis(100)],
             exit_pause: Duration::from_millis(200),
             connect,
-            silent: Duration::from_secs(5),
+            silent: Duration::from_secs(5).min(connect),
             check: Duration::from_secs(3),
             check_target: Target::authority("1.1.1.1:53").ok()?,
             pooled: Duration::from_secs(4),

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::client_io::{ClientIo, Doing, Pace};
 use super::connect::{Credentials, Opened, admit};
-use super::connection::{Greeting, Tunnel, closes, connect_with_body, open_tunnel};
+use super::connection::{closes, connect_with_body, open_tunnel};
 use super::error::{Code, ProxyError};
 use super::forward::{self, Body};
 use super::head::{Authorization, MAX_FIELDS, MAX_HEAD};
@@ -27,6 +27,7 @@ use super::record::{Kind, Outcome, Record};
 use super::response::{self, Established};
 use super::target::{Target, TargetError};
 use super::thread::{Connection, Thread};
+use super::tunnel::{Greeting, Tunnel};
 
 /// What the requests of one connection share.
 pub(super) struct Client {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,13 @@ use serde_json::json;
 
 use super::api::ApiServer;
 use super::container::{ContainerSpec, Exit, Log, Signals};
+use super::control;
 use super::gluetun::{self, Gluetun};
 use super::kubelet::{self, Cidr, Kubelet, ProcessRuntime, Runtime};
+use crate::controller::manifest::{ADDRESSES, PRIVATE_KEY, SECRET};
 
 /// How long the cluster may take to store the VPN key.
 const SEED_LIMIT: Duration = Duration::from_secs(10);
-
-/// Name of the Secret that the gateway's pods take their VPN key from.
-pub const CREDENTIALS: &str = "gluetun-wireguard-credentials";
 
 /// What a cluster is started with.
 #[derive(Clone, Debug)]
@@ -68,6 +67,17 @@ pub enum ClusterError {
         /// Why not.
         error: io::Error,
     },
+    /// Look-alikes cannot listen on their addresses.
+    #[error(
+        "pods cannot listen in {cidr}: {first} is no address of this machine; on Linux all of 127.0.0.0/8 \
+         is, as in 127.42.0.0/16"
+    )]
+    PodCidr {
+        /// The pods' network.
+        cidr: Cidr,
+        /// The address of the first pod.
+        first: Ipv4Addr,
+    },
     /// No client could be made for it.
     #[error("the embedded API server cannot be reached: {0}")]
     Client(#[source] Box<kube::Error>),
@@ -83,14 +93,15 @@ pub enum ClusterError {
 /// they have.
 pub struct Cluster {
     // Ends before the API server that it reports to.
-    kubelet: Kubelet,
+    kubelet: Arc<Kubelet>,
     gluetun: Arc<Gluetun>,
     api: ApiServer,
     namespace: String,
 }
 
 /// Containers that run the look-alike.
-struct LookAlike(Arc<Gluetun>);
+#[derive(Debug)]
+pub struct LookAlike(pub Arc<Gluetun>);
 
 impl Runtime for LookAlike {
     fn run(
@@ -112,6 +123,12 @@ impl Cluster {
     /// As [`ClusterError`] says.
     pub async fn start(options: ClusterOptions) -> Result<Self, ClusterError> {
         let ClusterOptions { listen, namespace, pod_cidr, pod_start, pod_command, hosts } = options;
+        let first = pod_cidr.first();
+        if pod_command.is_none()
+            && UdpSocket::bind((first, 0)).is_err_and(|e| e.kind() == io::ErrorKind::AddrNotAvailable)
+        {
+            return Err(ClusterError::PodCidr { cidr: pod_cidr, first });
+        }
         let api = ApiServer::start(listen)
             .await
             .map_err(|error| ClusterError::Listen { address: listen, error })?;
@@ -120,12 +137,13 @@ impl Cluster {
         store_key(client.clone(), &namespace).await?;
         let image = gluetun::Options { start: pod_start, hosts, ..gluetun::Options::default() };
         let gluetun = Arc::new(Gluetun::new(image));
-        let runtime: Arc<dyn Runtime> = match pod_command {
-            Some(command) => Arc::new(ProcessRuntime { command }),
-            None => Arc::new(LookAlike(Arc::clone(&gluetun))),
+        let (runtime, look_alike): (Arc<dyn Runtime>, _) = match pod_command {
+            Some(command) => (Arc::new(ProcessRuntime { command }), None),
+            None => (Arc::new(LookAlike(Arc::clone(&gluetun))), Some(&gluetun)),
         };
         let options = kubelet::Options { pod_cidr, ..kubelet::Options::default() };
-        let kubelet = Kubelet::start(client, runtime, options).await?;
+        let kubelet = Arc::new(Kubelet::start(client, runtime, options).await?);
+        control::mount(&api, &kubelet, look_alike);
         Ok(Self { kubelet, gluetun, api, namespace })
     }
 
@@ -170,12 +188,17 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// Stores a VPN key as the operator of a real cluster does. It opens no VPN.
-async fn store_key(client: kube::Client, namespace: &str) -> Result<(), ClusterError> {
+/// Stores a VPN key as the operator of a real cluster does: in the Secret that the gateway's pods take it
+/// from. It is made up, and opens no VPN.
+///
+/// # Errors
+///
+/// When it cannot be stored.
+pub async fn store_key(client: kube::Client, namespace: &str) -> Result<(), ClusterError> {
     let key = STANDARD.encode(rand::random::<[u8; 32]>());
     let secret: Secret = serde_json::from_value(json!({
-        "metadata": { "name": CREDENTIALS },
-        "stringData": { "wireguard-private-key": key, "wireguard-addresses": "10.64.0.2/32" },
+        "metadata": { "name": SECRET },
+        "stringData": { PRIVATE_KEY: key, ADDRESSES: "10.64.0.2/32" },
     }))
     .map_err(|error| ClusterError::Seed(error.to_string()))?;
     let secrets: Api<Secret> = Api::namespaced(client, namespace);
@@ -200,7 +223,7 @@ mod tests {
 
     /// A pod as the gateway makes it, as far as it matters here.
     fn pod() -> Pod {
-        let key = |name: &str, key: &str| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": CREDENTIALS, "key": key}}});
+        let key = |name: &str, key: &str| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": key}}});
         let var = |name: &str, value: &str| json!({"name": name, "value": value});
         let server = gluetun::ServerList::builtin().servers()[0].hostname.clone();
         serde_json::from_value(json!({
@@ -210,8 +233,8 @@ mod tests {
                 "image": "qmcgaw/gluetun:v3.41.3",
                 "env": [
                     var("VPN_SERVICE_PROVIDER", "mullvad"), var("VPN_TYPE", "wireguard"),
-                    key("WIREGUARD_PRIVATE_KEY", "wireguard-private-key"),
-                    key("WIREGUARD_ADDRESSES", "wireguard-addresses"),
+                    key("WIREGUARD_PRIVATE_KEY", PRIVATE_KEY),
+                    key("WIREGUARD_ADDRESSES", ADDRESSES),
                     var("SERVER_HOSTNAMES", &server), var("HTTPPROXY", "on"),
                     var("HTTPPROXY_LISTENING_ADDRESS", ":8888"), var("HEALTH_SERVER_ADDRESS", ":9999"),
                     var("FIREWALL_INPUT_PORTS", "8888,9999"),
@@ -281,11 +304,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_in_use_is_named() {
+    async fn addresses_that_cannot_be_listened_on_are_named() {
         let (cluster, _) = start(ClusterOptions::default()).await;
         let listen = cluster.api().addr();
         let error = Cluster::start(ClusterOptions { listen, ..ClusterOptions::default() }).await.unwrap_err();
         assert!(error.to_string().contains(&listen.to_string()), "{error}");
         cluster.stop().await;
+        // TEST-NET-1, which is no machine's own.
+        let pod_cidr = "192.0.2.0/24".parse().unwrap();
+        let error =
+            Cluster::start(ClusterOptions { pod_cidr, ..ClusterOptions::default() }).await.unwrap_err();
+        assert!(error.to_string().contains("192.0.2.1 is no address of this machine"), "{error}");
     }
 }

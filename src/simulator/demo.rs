@@ -6,7 +6,9 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,9 +85,9 @@ impl Demo {
         let dir = OwnDir::create()?;
         let namespace = options.cluster.namespace.clone();
         let cluster = Cluster::start(options.cluster).await?;
-        let kubeconfig = options.kubeconfig_out.unwrap_or_else(|| dir.0.join("kubeconfig"));
-        write_private(&kubeconfig, &cluster.kubeconfig())?;
-        let users = dir.0.join("users");
+        let kubeconfig = options.kubeconfig_out.unwrap_or_else(|| dir.path.join("kubeconfig"));
+        write_kubeconfig(&kubeconfig, &cluster)?;
+        let users = dir.path.join("users");
         write_private(&users, &format!("{USER}:{}\n", hash_password(USER)?))?;
 
         let env = Environment::of([
@@ -202,26 +204,41 @@ pub fn write_kubeconfig(path: &Path, cluster: &Cluster) -> Result<(), DemoError>
     write_private(path, &cluster.kubeconfig())
 }
 
+/// Waits until its input ends, which it does when this process does, be it by SIGKILL, and removes a
+/// directory. Signals that a terminal sends to all that runs in it are this process's matter.
+const REAPER: &str = "trap '' HUP INT TERM; read -r _; rm -rf -- \"$1\"";
+
 /// A directory of this process's own, which goes with it.
 #[derive(Debug)]
-struct OwnDir(PathBuf);
+struct OwnDir {
+    path: PathBuf,
+    /// Holds the pipe whose end it waits for. Where there is no shell, a demo that is killed leaves its
+    /// directory behind.
+    reaper: Option<Child>,
+}
 
 impl OwnDir {
-    /// Fails where the name is taken, so that nobody can have put a link there before. A demo that was
-    /// killed has left its own behind, hence the random part.
+    /// Fails where the name is taken, so that nobody can have put a link there before.
     fn create() -> Result<Self, DemoError> {
         let name = format!("gluetun-gateway-demo-{:08x}", rand::random::<u32>());
         let path = std::env::temp_dir().join(name);
         let made = DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|error| DemoError::File { path: path.clone(), error })?;
-        Ok(Self(path))
+        let mut reaper = Command::new("/bin/sh");
+        reaper.args(["-c", REAPER, "sh"]).arg(&path).process_group(0);
+        let reaper = reaper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Ok(Self { path, reaper: reaper.ok() })
     }
 }
 
 impl Drop for OwnDir {
     fn drop(&mut self) {
         // What cannot be removed is small, private and in a directory for what may go.
-        std::fs::remove_dir_all(&self.0).ok();
+        std::fs::remove_dir_all(&self.path).ok();
+        if let Some(reaper) = &mut self.reaper {
+            // Closes its input; it finds nothing left to do.
+            reaper.wait().ok();
+        }
     }
 }
 
@@ -268,6 +285,17 @@ mod tests {
         assert_eq!(demo.app().wait().await, Exit::Clean);
         demo.stop().await;
         assert!(!kubeconfig.exists());
+    }
+
+    /// As when the process is killed: all that the reaper notices is that the pipe ends.
+    #[test]
+    fn the_directory_goes_also_when_nobody_is_left_to_remove_it() {
+        let mut dir = OwnDir::create().unwrap();
+        std::fs::write(dir.path.join("users"), "x").unwrap();
+        let reaper = dir.reaper.as_mut().unwrap();
+        drop(reaper.stdin.take());
+        assert!(reaper.wait().unwrap().success());
+        assert!(!dir.path.exists());
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod cluster;
 pub mod container;
+mod control;
 pub mod demo;
 pub mod gluetun;
 pub mod kubelet;

@@ -42,7 +42,7 @@ async fn everyday_verbs_work_and_events_tell_the_story() {
         seen.server.as_str(),
         "HOLDER",
         "gw-",
-        "country-se",
+        "demo-country-se",
     ] {
         assert!(table.contains(word), "{word}: {table}");
     }

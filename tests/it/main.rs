@@ -16,3 +16,4 @@ mod program;
 mod proxy_errors;
 mod relay;
 mod sessions;
+mod simulator;

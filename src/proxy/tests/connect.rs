@@ -87,7 +87,10 @@ async fn a_challenge_leaves_the_connection_and_failures_end_it() {
     let bare = "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
     let (mut stream, first) = gateway.ask(bare).await;
     assert_eq!((first.status, first.code()), (407, "auth_required"));
-    assert_eq!(first.header("proxy-authenticate"), Some("Basic realm=\"gluetun-gateway\", charset=\"UTF-8\""));
+    assert_eq!(
+        first.header("proxy-authenticate"),
+        Some("Basic realm=\"gluetun-gateway\", charset=\"UTF-8\"")
+    );
     assert_eq!(first.header("connection"), None);
     assert_eq!(first.json()["error"], "auth_required");
     assert_eq!(ask(&mut stream, &connect("echo.test:7", "demo")).await.status, 200);
@@ -187,7 +190,11 @@ async fn a_connect_after_plain_requests_is_a_tunnel_too() {
     let (mut stream, _) = gateway.ask("GET http://echo.test/ HTTP/1.1\r\n\r\n").await;
     let answer = ask(&mut stream, &(with_body + "abc")).await;
     assert_eq!((answer.status, answer.code()), (400, "not_a_proxy_request"));
-    for (target, code) in [("example.com", "bad_target"), ("127.0.0.1:99999", "bad_target"), ("10.0.0.1:80", "destination_denied")] {
+    for (target, code) in [
+        ("example.com", "bad_target"),
+        ("127.0.0.1:99999", "bad_target"),
+        ("10.0.0.1:80", "destination_denied"),
+    ] {
         let (mut stream, _) = gateway.ask("GET http://echo.test/ HTTP/1.1\r\n\r\n").await;
         let answer = ask(&mut stream, &connect(target, "demo")).await;
         assert_eq!(answer.code(), code, "{target}");
@@ -200,9 +207,8 @@ async fn a_pods_own_credentials_mean_that_pod() {
     let pod = Pod::start().await;
     pod.route("echo.test:7", Route::To(echo().await));
     let gateway = Gateway::start(Some(&pod));
-    let request = |user: &str, password: &str| {
-        format!("CONNECT echo.test:7 HTTP/1.1\r\n{}\r\n", basic(user, password))
-    };
+    let request =
+        |user: &str, password: &str| format!("CONNECT echo.test:7 HTTP/1.1\r\n{}\r\n", basic(user, password));
     let (_stream, answer) = gateway.ask(&request("pod.abc", "sesame")).await;
     assert_eq!(answer.status, 200);
     for (user, password) in [("pod.abc", "wrong"), ("pod.abc-country-se", "sesame"), ("pod.xyz", "sesame")] {
@@ -213,4 +219,12 @@ async fn a_pods_own_credentials_mean_that_pod() {
     pod.exit.gone.cancel();
     let (_stream, answer) = gateway.ask(&request("pod.abc", "sesame")).await;
     assert_eq!((answer.status, answer.code()), (502, "exit_unhealthy"));
+}
+
+/// What an idle tunnel costs beside its two sockets: the parts that only opening needs are boxed away.
+#[tokio::test]
+async fn an_open_tunnels_task_is_small() {
+    let gateway = Gateway::start(None);
+    let size = gateway.task_size().await;
+    assert!(size <= 2048, "{size} bytes");
 }

@@ -40,8 +40,16 @@ async fn bad_requests_get_their_codes() {
         (connect("a.test:1", "demo%2Dcountry"), 407, "auth_failed"),
         (connect("a.test:1", "demo").replace("Basic", "Bearer"), 407, "auth_failed"),
         (format!("CONNECT a.test:1 HTTP/1.1\r\n{auth}{auth}\r\n"), 407, "auth_failed"),
-        (format!("CONNECT a.test:1 HTTP/1.1\r\n{auth}Content-Length: 5\r\n\r\nhello"), 400, "not_a_proxy_request"),
-        (format!("CONNECT a.test:1 HTTP/1.1\r\n{auth}Transfer-Encoding: chunked\r\n\r\n"), 400, "not_a_proxy_request"),
+        (
+            format!("CONNECT a.test:1 HTTP/1.1\r\n{auth}Content-Length: 5\r\n\r\nhello"),
+            400,
+            "not_a_proxy_request",
+        ),
+        (
+            format!("CONNECT a.test:1 HTTP/1.1\r\n{auth}Transfer-Encoding: chunked\r\n\r\n"),
+            400,
+            "not_a_proxy_request",
+        ),
         (format!("GET / HTTP/1.1\r\nHost: {own}\r\n{auth}\r\n"), 400, "not_a_proxy_request"),
         (format!("GET https://example.com/ HTTP/1.1\r\n{auth}\r\n"), 400, "bad_target"),
         (format!("GET http://u:p@example.com/ HTTP/1.1\r\n{auth}\r\n"), 400, "bad_target"),
@@ -68,7 +76,8 @@ async fn bad_requests_get_their_codes() {
         }
     }
     assert!(pod.heads().is_empty(), "{:?}", pod.heads());
-    eventually("each lingers until its client is gone", || gateway.metrics().connections_open.get() == 0).await;
+    eventually("each lingers until its client is gone", || gateway.metrics().connections_open.get() == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -199,8 +208,7 @@ async fn a_dead_exit_is_also_known_by_its_resolver() {
     dead.route("1.1.1.1:53", Route::Silent);
     dead.exit.reached_check.store(true, Ordering::Relaxed);
     good.route("a.test:1", Route::To(echo().await));
-    let gateway =
-        Gateway::with(Some(&dead), |shared| shared.timings.check = Duration::from_millis(200));
+    let gateway = Gateway::with(Some(&dead), |shared| shared.timings.check = Duration::from_millis(200));
     gateway.table.set_replacement(&good.exit);
     let (_stream, answer) = gateway.tunnel("a.test:1").await;
     assert_eq!(answer.status, 200);

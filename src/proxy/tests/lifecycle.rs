@@ -96,8 +96,7 @@ async fn a_drain_serves_what_is_queued_tells_waiters_and_waits_for_tunnels() {
     let (mut late, answer) = gateway.ask("CONNECT a:1 HTTP/1.1\r\n\r\n").await;
     assert_eq!(answer.status, 407);
     // What is in the queue when it closes is served.
-    let queued: Vec<TcpStream> =
-        futures::future::join_all((0..20).map(|_| gateway.connect())).await;
+    let queued: Vec<TcpStream> = futures::future::join_all((0..20).map(|_| gateway.connect())).await;
     let drain = tokio::spawn({
         let shutdown = gateway.shutdown.clone();
         async move { shutdown.run(Duration::ZERO, Duration::from_secs(60)).await }

@@ -8,22 +8,22 @@ use tokio::net::{TcpListener, TcpStream};
 use super::rig::{answer, ask, rest};
 use super::*;
 
+/// The head and body of a request.
+type Seen = (String, Vec<u8>);
+
 /// An origin: answers by the path, and remembers heads and bodies.
 #[derive(Clone)]
 struct Origin {
     addr: SocketAddr,
-    seen: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<Mutex<usize>>,
 }
 
 impl Origin {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let origin = Self {
-            addr: listener.local_addr().unwrap(),
-            seen: Arc::default(),
-            connections: Arc::default(),
-        };
+        let origin =
+            Self { addr: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default() };
         let serving = origin.clone();
         tokio::spawn(async move {
             loop {
@@ -117,7 +117,9 @@ impl Origin {
 async fn world() -> (Pod, Origin, Gateway) {
     let (pod, origin) = (Pod::start().await, Origin::start().await);
     pod.route("origin.test:80", Route::To(origin.addr));
-    let gateway = Gateway::with(Some(&pod), |shared| shared.timings.linger = Duration::from_millis(200));
+    // One thread: idle tunnels are kept by each for itself.
+    let gateway =
+        Gateway::threads(1, Some(&pod), |shared| shared.timings.linger = Duration::from_millis(200));
     (pod, origin, gateway)
 }
 
@@ -137,7 +139,9 @@ async fn a_request_goes_out_in_origin_form_and_clean() {
                    Connection: X-Private\r\nX-Private: 1\r\nTE: trailers\r\n";
     let (mut stream, answer) = gateway.ask(&request("GET", "/a?b=c", headers)).await;
     assert_eq!((answer.status, answer.text()), (200, "hello"));
-    for gone in ["x-hop", "keep-alive", "proxy-authenticate", "x-gateway-error", "connection", "x-gateway-exit"] {
+    for gone in
+        ["x-hop", "keep-alive", "proxy-authenticate", "x-gateway-error", "connection", "x-gateway-exit"]
+    {
         assert_eq!(answer.header(gone), None, "{gone}");
     }
     assert_eq!(answer.header("x-gateway-request-id").unwrap().len(), 16);
@@ -273,7 +277,10 @@ async fn a_websocket_becomes_a_tunnel() {
     assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
     assert_eq!(answer.header("sec-websocket-accept"), Some("x"));
     let head = origin.head(0).to_lowercase();
-    assert!(head.contains("\r\nconnection: upgrade\r\n") && head.contains("\r\nupgrade: websocket\r\n"), "{head}");
+    assert!(
+        head.contains("\r\nconnection: upgrade\r\n") && head.contains("\r\nupgrade: websocket\r\n"),
+        "{head}"
+    );
     let mut first = [0; 5];
     stream.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"first");
@@ -307,8 +314,7 @@ async fn a_challenge_to_an_upload_leaves_the_connection() {
 async fn errors_reach_clients_of_plain_http_too() {
     let (pod, _origin, gateway) = world().await;
     pod.route("refused.test:80", Route::Refused("dial tcp 1.2.3.4:80: connect: connection refused"));
-    let (mut stream, answer) =
-        gateway.ask(&get("/").replace("origin.test", "refused.test")).await;
+    let (mut stream, answer) = gateway.ask(&get("/").replace("origin.test", "refused.test")).await;
     assert_eq!((answer.status, answer.code()), (502, "upstream_refused"));
     assert_eq!(answer.header("connection"), Some("close"));
     assert_eq!(rest(&mut stream).await, b"");

@@ -196,6 +196,7 @@ pub(super) struct Gateway {
     pub(super) table: Arc<Table>,
     pub(super) shutdown: Shutdown,
     pub(super) proxy: Option<Proxy>,
+    shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     _catalogue: watch::Sender<Arc<Catalogue>>,
 }
@@ -208,6 +209,11 @@ impl Gateway {
 
     /// With something changed before it starts.
     pub(super) fn with(pod: Option<&Pod>, change: impl FnOnce(&mut Shared)) -> Self {
+        Self::threads(2, pod, change)
+    }
+
+    /// With so many data threads.
+    pub(super) fn threads(threads: usize, pod: Option<&Pod>, change: impl FnOnce(&mut Shared)) -> Self {
         let table = Table::new(pod.map(|pod| Arc::clone(&pod.exit)));
         // The least cost that bcrypt has: it is not what is tested here.
         let hash = bcrypt::hash("open:sesame", 4).unwrap();
@@ -216,7 +222,7 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new().unwrap());
         let shutdown = Shutdown::new();
         let config = config();
-        let listeners = Listeners::bind(config.proxy_addr, config.data_threads).unwrap();
+        let listeners = Listeners::bind(config.proxy_addr, threads).unwrap();
         let destinations = Destinations::parse(&["127.0.0.0/8".to_owned()], &[])
             .unwrap()
             .with_own(&config.gateway_url, &[listeners.addr()]);
@@ -232,8 +238,17 @@ impl Gateway {
         )
         .unwrap();
         change(&mut shared);
-        let proxy = serve(Arc::new(shared), listeners, &Liveness::new()).unwrap();
-        Self { addr: proxy.addr(), table, shutdown, proxy: Some(proxy), metrics, _catalogue: catalogue }
+        let shared = Arc::new(shared);
+        let proxy = serve(Arc::clone(&shared), listeners, &Liveness::new()).unwrap();
+        Self {
+            addr: proxy.addr(),
+            table,
+            shutdown,
+            proxy: Some(proxy),
+            shared,
+            metrics,
+            _catalogue: catalogue,
+        }
     }
 
     /// A client's connection.
@@ -256,6 +271,14 @@ impl Gateway {
     /// How many requests of a kind ended so.
     pub(super) fn requests(&self, kind: &str, outcome: &str) -> u64 {
         self.metrics.requests.with_label_values(&[kind, outcome]).get()
+    }
+
+    /// Size of the future that serves a connection.
+    pub(super) async fn task_size(&self) -> usize {
+        let (shared, stream) = (Arc::clone(&self.shared), self.connect().await);
+        let thread = super::super::thread::Thread::new(shared);
+        let connection = super::super::thread::Connection::new(&thread.shared, None);
+        size_of_val(&super::super::connection::serve(thread, stream, self.addr, connection))
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

@@ -1,12 +1,13 @@
-//! The requests that are no Kubernetes objects: access reviews, and the simulator's own `/simulator`
-//! paths, by which another process sets faults and counts requests.
+//! The requests that are no Kubernetes objects: access reviews, and the `/simulator` paths, by which
+//! another process sets faults and counts requests.
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::faults::{FaultCommand, Faults, RequestInfo, Verb};
+use super::faults::{FaultCommand, Faults, RequestInfo, RuleId, Verb};
 use super::json::{at, text};
+use super::mount::ControlRequest;
 use super::requests::RequestLog;
 use super::router::AUTHORIZATION;
 use super::server::Server;
@@ -69,41 +70,67 @@ fn forbidden(faults: &Faults, wanted: &Value, user_agent: &str) -> Option<String
     faults.forbids(&request).map(|refusal| refusal.message)
 }
 
+/// Whatever is below `/simulator`: the server's own paths, and those that others have mounted.
+pub(super) fn answer(
+    server: &Server,
+    method: &Method,
+    path: &[String],
+    body: &[u8],
+) -> Result<Answer, Failure> {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let value = match path.as_slice() {
+        ["faults"] => faults(&server.faults, &ControlRequest { method, path: &[], body })?,
+        ["faults", id] => fault(&server.faults, method, id)?,
+        ["requests"] => requests(&server.requests, method)?,
+        path => server.mounts.answer(method, path, body)?,
+    };
+    Ok(Answer::value(StatusCode::OK, &value))
+}
+
 /// `/simulator/faults`: GET lists the rules, POST adds a fault, DELETE ends all.
-pub(super) fn faults(faults: &Faults, method: &Method, body: &[u8]) -> Result<Answer, Failure> {
-    match *method {
+fn faults(faults: &Faults, request: &ControlRequest<'_>) -> Result<Value, Failure> {
+    match *request.method {
         Method::GET => {
             let rules: Vec<Value> = faults
                 .rules()
                 .into_iter()
                 .map(|(id, rule, hits)| json!({"id": id, "rule": rule, "hits": hits}))
                 .collect();
-            Ok(Answer::value(StatusCode::OK, &json!({"rules": rules})))
+            Ok(json!({"rules": rules}))
         }
         Method::POST => {
-            let command: FaultCommand = serde_json::from_slice(body)
-                .map_err(|error| Failure::bad_request(format!("no fault: {error}")))?;
+            let command: FaultCommand =
+                request.json().map_err(|error| Failure::bad_request(format!("no fault: {error}")))?;
             let id = faults.apply(command).map_err(Failure::bad_request)?;
-            Ok(Answer::value(StatusCode::OK, &json!({"id": id})))
+            Ok(json!({"id": id}))
         }
         Method::DELETE => {
             faults.clear();
-            Ok(Answer::value(StatusCode::OK, &json!({})))
+            Ok(json!({}))
         }
         _ => Err(Failure::method_not_allowed()),
     }
 }
 
+/// `/simulator/faults/ID`: DELETE removes one rule.
+fn fault(faults: &Faults, method: &Method, id: &str) -> Result<Value, Failure> {
+    if method != Method::DELETE {
+        return Err(Failure::method_not_allowed());
+    }
+    let parsed: RuleId = id.parse().map_err(Failure::bad_request)?;
+    if !faults.remove(parsed) {
+        return Err(Failure::control(404, "NotFound", format!("there is no rule {id}")));
+    }
+    Ok(json!({}))
+}
+
 /// `/simulator/requests`: GET counts what was served, DELETE starts anew.
-pub(super) fn requests(requests: &RequestLog, method: &Method) -> Result<Answer, Failure> {
+fn requests(requests: &RequestLog, method: &Method) -> Result<Value, Failure> {
     match *method {
-        Method::GET => {
-            let summary = json!({"total": requests.total(), "requests": requests.summary()});
-            Ok(Answer::value(StatusCode::OK, &summary))
-        }
+        Method::GET => Ok(json!({"total": requests.total(), "requests": requests.summary()})),
         Method::DELETE => {
             requests.reset();
-            Ok(Answer::value(StatusCode::OK, &json!({})))
+            Ok(json!({}))
         }
         _ => Err(Failure::method_not_allowed()),
     }

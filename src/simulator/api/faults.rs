@@ -5,6 +5,7 @@
 //! its [`WatchControl`].
 
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,14 @@ pub use rules::{Effect, Match, Refusal, RequestInfo, Rule, Verb};
 /// Names a rule that was added, to remove it or to ask how often it hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct RuleId(u64);
+
+impl FromStr for RuleId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| format!("`{text}` is no rule's id, which is a number"))
+    }
+}
 
 /// Which watches are meant; what is not given matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +65,7 @@ impl WatchFilter {
 
 /// A fault as `POST /simulator/faults` takes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "fault", rename_all = "snake_case")]
+#[serde(tag = "fault", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FaultCommand {
     /// Add a rule.
     Rule(Rule),

@@ -21,8 +21,10 @@
 //! # Faults over HTTP
 //!
 //! For a server in another process, `/simulator/faults` takes one [`FaultCommand`] in each `POST`,
-//! lists the rules on `GET`, and ends every fault on `DELETE`. `/simulator/requests` counts what was
-//! served (`GET`), from a new start (`DELETE`).
+//! lists the rules on `GET`, and ends every fault on `DELETE` (one rule by `/simulator/faults/ID`).
+//! `/simulator/requests` counts what was served (`GET`), from a new start (`DELETE`). Other paths below
+//! `/simulator` are there when somebody has mounted them ([`ApiServer::mount`]). `docs/simulator.md`
+//! has an example of each.
 //!
 //! ```text
 //! curl $API/simulator/faults -d '{"fault": "rule", "times": 2,
@@ -50,6 +52,7 @@ mod faults;
 mod json;
 mod listener;
 mod logs;
+mod mount;
 mod openapi;
 mod patch;
 mod prepare;
@@ -77,14 +80,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Uri;
+use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 pub use faults::{
     Effect, FaultCommand, Faults, Match, Refusal, RequestInfo, Rule, RuleId, Verb, WatchFilter,
 };
+pub use mount::{ControlError, ControlRequest};
 pub use requests::{RequestLog, Served};
 
 use listener::Gate;
+use mount::Mounts;
 use server::Server;
 use store::Store;
 
@@ -115,7 +121,8 @@ impl ApiServer {
         let (gate, eras) = Gate::open(listen)?;
         let gate = Arc::new(gate);
         let faults = Faults::new(store.clone(), gate.clone());
-        let server = Arc::new(Server { store, faults, requests: RequestLog::default(), gate });
+        let (requests, mounts) = (RequestLog::default(), Mounts::default());
+        let server = Arc::new(Server { store, faults, requests, gate, mounts });
         let tasks = TaskTracker::new();
         tasks.spawn(server::run(server.clone(), eras, tasks.clone()));
         tasks.close();
@@ -165,6 +172,18 @@ impl ApiServer {
         // none, although plain HTTP needs none.
         config.root_cert = Some(Vec::new());
         config
+    }
+
+    /// Lets `handler` answer for `/simulator/NAME` and every path below it, so that one port controls all
+    /// that is built around the server. It is called on the request loop, hence must not block. A name
+    /// that is mounted already gets the new handler; `faults` and `requests` are the server's own, and
+    /// cannot be mounted over.
+    pub fn mount(
+        &self,
+        name: &str,
+        handler: impl Fn(&ControlRequest<'_>) -> Result<Value, ControlError> + Send + Sync + 'static,
+    ) {
+        self.0.server.mounts.add(name, Arc::new(handler));
     }
 
     /// What to break.

@@ -105,10 +105,8 @@ pub(super) enum Route {
     OpenApi,
     /// `/openapi/v3/PATH`.
     OpenApiOf(String),
-    /// `/simulator/faults`.
-    Faults,
-    /// `/simulator/requests`.
-    Requests,
+    /// `/simulator/PATH`: the path's parts.
+    Simulator(Vec<String>),
     /// Nothing that is served: plain text, as from the real one's mux.
     Nothing,
 }
@@ -124,8 +122,7 @@ pub(super) fn route(method: &Method, path: &str, query: &Query) -> Result<Route,
         ["apis"] => Route::Groups,
         ["openapi", "v3"] => Route::OpenApi,
         ["openapi", "v3", rest @ ..] => Route::OpenApiOf(rest.join("/")),
-        ["simulator", "faults"] => Route::Faults,
-        ["simulator", "requests"] => Route::Requests,
+        ["simulator", path @ ..] => Route::Simulator(path.iter().map(ToString::to_string).collect()),
         ["apis", group] if known_group(group) => Route::Group((*group).to_owned()),
         ["api", version] => Route::Resources(String::new(), (*version).to_owned()),
         ["apis", group, version] if known_group(group) => {
@@ -291,6 +288,8 @@ mod tests {
     #[test]
     fn the_rest() {
         assert_eq!(ask("GET", "/readyz/ping"), Ok(Route::Health));
+        let path = ["pods", "rules", "1"].map(str::to_owned).to_vec();
+        assert_eq!(ask("DELETE", "/simulator/pods/rules/1"), Ok(Route::Simulator(path)));
         assert_eq!(ask("GET", "/api/v1"), Ok(Route::Resources(String::new(), "v1".into())));
         assert_eq!(ask("GET", "/apis/batch/v1/"), Ok(Route::Resources("batch".into(), "v1".into())));
         assert_eq!(ask("GET", "/apis/batch"), Ok(Route::Group("batch".into())));

@@ -27,6 +27,7 @@ use super::delete::{self, DeleteOptions, Deleted};
 use super::faults::{Effect, Faults, RequestInfo, Verb};
 use super::json::text;
 use super::listener::{Era, Gate};
+use super::mount::Mounts;
 use super::patch::Format;
 use super::read::{self, ListOptions};
 use super::requests::RequestLog;
@@ -52,6 +53,7 @@ pub(super) struct Server {
     pub(super) faults: Faults,
     pub(super) requests: RequestLog,
     pub(super) gate: Arc<Gate>,
+    pub(super) mounts: Mounts,
 }
 
 /// Accepts connections until the gate is closed for good.
@@ -149,7 +151,7 @@ impl Server {
         let user_agent: Arc<str> = header(&head.headers, &USER_AGENT).unwrap_or_default().into();
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let route = router::route(&head.method, head.uri.path(), &query);
-        let controls = matches!(route, Ok(Route::Faults | Route::Requests));
+        let controls = matches!(route, Ok(Route::Simulator(_)));
         if self.faults.is_down() || !controls && self.faults.is_down_for(&user_agent) {
             return Err(cut());
         }
@@ -175,11 +177,10 @@ impl Server {
                 Ok(body) => control::review(self, &user_agent, &body),
                 Err(failure) => Err(failure),
             },
-            Ok(Route::Faults) => match read_body(body).await {
-                Ok(body) => control::faults(&self.faults, &head.method, &body),
+            Ok(Route::Simulator(path)) => match read_body(body).await {
+                Ok(body) => control::answer(self, &head.method, &path, &body),
                 Err(failure) => Err(failure),
             },
-            Ok(Route::Requests) => control::requests(&self.requests, &head.method),
             Ok(other) => self.fixed(&head.method, &other),
         };
         Ok(done.map_or_else(|failure| refuse(&failure), Answer::into_response))
@@ -205,9 +206,7 @@ impl Server {
                     .map(|list| Answer::value(StatusCode::OK, &list))
                     .ok_or_else(Failure::no_such_resource);
             }
-            Route::Resource(..) | Route::AccessReview | Route::Faults | Route::Requests | Route::Nothing => {
-                None
-            }
+            Route::Resource(..) | Route::AccessReview | Route::Simulator(_) | Route::Nothing => None,
         };
         Ok(match found {
             Some(value) => Answer::value(StatusCode::OK, &value),

@@ -121,6 +121,11 @@ impl Failure {
         Self::new(400, "BadRequest", message)
     }
 
+    /// A refusal of the simulator's own paths.
+    pub(super) fn control(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(code, reason, message)
+    }
+
     /// 405.
     pub(super) fn method_not_allowed() -> Self {
         Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")

@@ -22,7 +22,7 @@ const fn wide(name: &'static str) -> Column {
 
 /// Annotations of VPN pods and claims.
 const ACCOUNT: &str = "gluetun-gateway/account";
-const SELECTOR: &str = "gluetun-gateway/selector";
+const KEY: &str = "gluetun-gateway/key";
 const SERVER: &str = "gluetun-gateway/server";
 const COUNTRY: &str = "gluetun-gateway/country";
 const CITY: &str = "gluetun-gateway/city";
@@ -44,7 +44,8 @@ fn columns(kind: Kind) -> Vec<Column> {
             wide("City"),
         ],
         Kind::Lease => {
-            vec![name, plain("Holder"), age, wide("Account"), wide("Selector"), wide("Renewed")]
+            // The user name that means the session: account, selector and session in one.
+            vec![name, plain("Holder"), age, wide("User"), wide("Renewed")]
         }
         Kind::ConfigMap => vec![name, plain("Data"), age],
         Kind::Secret => vec![name, plain("Type"), plain("Data"), age],
@@ -106,8 +107,7 @@ pub(super) fn cells(kind: Kind, object: &Value) -> Value {
             name,
             json!(text(object, &["spec", "holderIdentity"])),
             age,
-            annotation(object, ACCOUNT),
-            annotation(object, SELECTOR),
+            annotation(object, KEY),
             json!(age::since(&object["spec"]["renewTime"])),
         ],
         Kind::ConfigMap => vec![name, json!(count(object, "data") + count(object, "binaryData")), age],
@@ -439,10 +439,10 @@ mod tests {
 
     #[test]
     fn leases_events_jobs_and_nodes() {
-        let lease = json!({"metadata": {"name": "gw-a", "annotations": {ACCOUNT: "alice", SELECTOR: "se"}},
+        let lease = json!({"metadata": {"name": "gw-a", "annotations": {KEY: "alice-country-se-session-a"}},
                            "spec": {"holderIdentity": "gluetun-1"}});
         let row = cells(Kind::Lease, &lease);
-        assert_eq!((&row[1], &row[3], &row[4]), (&json!("gluetun-1"), &json!("alice"), &json!("se")));
+        assert_eq!((&row[1], &row[3]), (&json!("gluetun-1"), &json!("alice-country-se-session-a")));
         let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p"},
                            "reportingComponent": "rc", "reportingInstance": "ri", "message": "m",
                            "series": {"count": 3}});

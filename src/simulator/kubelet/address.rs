@@ -54,6 +54,11 @@ impl Cidr {
         (1 << (32 - self.prefix)) - 2
     }
 
+    /// The first address that a pod can have.
+    pub fn first(self) -> Ipv4Addr {
+        self.host(1)
+    }
+
     fn host(self, number: u32) -> Ipv4Addr {
         Ipv4Addr::from(self.base + number)
     }

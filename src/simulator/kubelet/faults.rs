@@ -1,8 +1,9 @@
 //! Faults that tests and the curious inject into pods: rules that pods run into when they get that
 //! far, and blows that strike running pods at once. Asked by the scheduler, the pod workers and their
-//! probes. Rules and blows are JSON too, so that they can be set over HTTP.
+//! probes. Rules and blows are JSON too: `super::super::control` takes them over HTTP.
 
 use std::collections::HashSet;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 
 /// Which pods a rule or a blow is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "snake_case")]
 pub enum Pods {
     /// Every pod.
     #[default]
@@ -25,7 +26,7 @@ pub enum Pods {
 
 /// What goes wrong with a pod. A pod that has run into one keeps it until its rule is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "fault", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(tag = "fault", rename_all = "snake_case")]
 pub enum Fault {
     /// No node takes it: `PodScheduled=False`, reason `Unschedulable`.
     Unschedulable {
@@ -95,7 +96,7 @@ pub struct Rule {
 
 /// What happens at once to pods that are there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "blow", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(tag = "blow", rename_all = "snake_case")]
 pub enum Blow {
     /// The container is killed: exit code 137.
     Kill,
@@ -153,6 +154,14 @@ impl Subject {
 /// Names a rule that was added, to remove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RuleId(u64);
+
+impl FromStr for RuleId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| format!("`{text}` is no rule's id, which is a number"))
+    }
+}
 
 /// The rules in force. Clones are the same set.
 #[derive(Clone, Debug, Default)]
@@ -287,7 +296,7 @@ mod tests {
     fn rules_and_blows_are_readable_json() {
         for (json, rule) in [
             (
-                r#"{"pods":{"server":"se-sto"},"times":2,"fault":"exit","code":1,"log":["bad key"],"afterMs":5}"#,
+                r#"{"pods":{"server":"se-sto"},"times":2,"fault":"exit","code":1,"log":["bad key"],"after_ms":5}"#,
                 Rule {
                     pods: Pods::Server("se-sto".into()),
                     times: Some(2),

@@ -16,11 +16,11 @@ use gluetun_gateway::app::App;
 use gluetun_gateway::config::{Config, Environment};
 use gluetun_gateway::session::pod::POD_SELECTOR;
 use gluetun_gateway::simulator::api::ApiServer;
-use gluetun_gateway::simulator::container::{ContainerSpec, Exit, Log, Signals};
+use gluetun_gateway::simulator::cluster::{LookAlike, store_key};
 use gluetun_gateway::simulator::gluetun::{self, Gluetun};
 use gluetun_gateway::simulator::kubelet::{self, Cidr, Kubelet, Runtime};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -63,20 +63,6 @@ pub struct World {
     pub config: kube::Config,
     pub client: Client,
     dir: tempfile::TempDir,
-}
-
-struct LookAlike(Arc<Gluetun>);
-
-impl Runtime for LookAlike {
-    fn run(
-        &self,
-        spec: ContainerSpec,
-        log: Log,
-        signals: Signals,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Exit> + Send>> {
-        let gluetun = Arc::clone(&self.0);
-        Box::pin(async move { gluetun.run(spec, log, signals).await })
-    }
 }
 
 impl World {
@@ -225,16 +211,7 @@ async fn prepare(client: &Client, namespace: &str) {
     let object: Namespace = serde_json::from_value(json!({ "metadata": { "name": namespace } })).unwrap();
     let made = Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await;
     assert!(made.is_ok() || matches!(&made, Err(kube::Error::Api(s)) if s.is_already_exists()), "{made:?}");
-    let secret: Secret = serde_json::from_value(json!({
-        "metadata": { "name": "gluetun-wireguard-credentials" },
-        "stringData": {
-            "wireguard-private-key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-            "wireguard-addresses": "10.64.0.2/32",
-        },
-    }))
-    .unwrap();
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    secrets.create(&PostParams::default(), &secret).await.expect("a secret");
+    store_key(client.clone(), namespace).await.expect("a secret");
 }
 
 /// The accounts of the suite: `alice`, `bob` and `demo`.

@@ -177,10 +177,15 @@ async fn faults_and_counts_over_http() {
         (json!({"fault": "expire_watches", "resource": "leases"}), 200),
         (json!({"fault": "outage"}), 400),
         (json!({"fault": "outage", "seconds": -1}), 400),
+        (json!({"fault": "outage", "seconds": 9, "useragent": "a misspelt one"}), 400),
         (json!({"fault": "zz"}), 400),
         (json!({"fault": "rule", "effect": "cut", "match": {"verbb": "x"}}), 400),
     ] {
         assert_eq!(post(command.clone()).await.0, open, "{command}");
+    }
+    let only = answer["id"].to_string();
+    for (id, status) in [(only.as_str(), 200), (only.as_str(), 404), ("x", 400)] {
+        assert_eq!(raw(&server, "DELETE", &format!("/simulator/faults/{id}"), "").await.0, status, "{id}");
     }
     assert_eq!(raw(&server, "DELETE", "/simulator/faults", "").await.0, 200);
     create_pod(&pods, "a").await;
