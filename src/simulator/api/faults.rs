@@ -130,7 +130,8 @@ struct State {
 
 struct Inner {
     state: Mutex<State>,
-    next_id: AtomicU64,
+    last_rule: AtomicU64,
+    last_watch: AtomicU64,
     store: Arc<Store>,
     gate: Arc<Gate>,
 }
@@ -141,20 +142,22 @@ pub struct Faults(Arc<Inner>);
 
 impl Faults {
     pub(super) fn new(store: Arc<Store>, gate: Arc<Gate>) -> Self {
-        Self(Arc::new(Inner { state: Mutex::default(), next_id: AtomicU64::new(1), store, gate }))
+        Self(Arc::new(Inner {
+            state: Mutex::default(),
+            last_rule: AtomicU64::new(0),
+            last_watch: AtomicU64::new(0),
+            store,
+            gate,
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_id(&self) -> u64 {
-        self.0.next_id.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// Adds a rule. The first rule that matches a request decides; delays add up before that.
     pub fn add(&self, rule: Rule) -> RuleId {
-        let id = RuleId(self.next_id());
+        let id = RuleId(self.0.last_rule.fetch_add(1, Ordering::Relaxed) + 1);
         self.lock().rules.push(ActiveRule { id, rule, hits: 0 });
         id
     }
@@ -369,7 +372,7 @@ impl Faults {
 
     /// Registers a watch.
     pub(super) fn watch(&self, resource: &'static str, user_agent: Arc<str>) -> WatchControl {
-        let id = self.next_id();
+        let id = self.0.last_watch.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         let stalled = state.stalls.iter().any(|stall| stall.matches(resource, &user_agent));
         let first = if stalled { WatchState::Stalled } else { WatchState::Flowing };

@@ -81,10 +81,15 @@ impl Recorder {
         Self { component, queue: self.queue.clone() }
     }
 
-    /// Records that something happened to `object`. Never waits.
+    /// Records that something happens to `object` now. Never waits.
     pub(super) fn record(&self, object: &ObjectReference, happening: Happening) {
+        self.record_at(object, happening, Timestamp::now());
+    }
+
+    /// Records that something happened to `object` at a time. Never waits.
+    pub(super) fn record_at(&self, object: &ObjectReference, happening: Happening, at: Timestamp) {
         let (component, object) = (self.component, object.clone());
-        let entry = Entry { component, object, happening, at: Timestamp::now() };
+        let entry = Entry { component, object, happening, at };
         if self.queue.try_send(entry).is_err() {
             tracing::debug!("events come faster than they can be written: one dropped");
         }

@@ -160,20 +160,22 @@ async fn bind(machine: &Machine, pod: &Pod) {
     };
     let api = machine.within::<Pod>(&namespace);
     let (mut back_off, parameters) = (BackOff::default(), PostParams::default());
-    loop {
+    let at = loop {
+        // What the kubelet tells once it has seen the binding comes later than this.
+        let at = Timestamp::now();
         let call = api.create_subresource::<_, Value>("binding", &name, &parameters, &binding);
         match machine.calls.run(call).await {
-            Ok(_) => break,
+            Ok(_) => break at,
             Err(error) if error.is_not_found() || error.is_conflict() => return,
             Err(error) => {
                 tracing::debug!(pod = %name, %error, "a pod could not be bound yet");
                 tokio::time::sleep(back_off.next()).await;
             }
         }
-    }
+    };
     let message = format!("Successfully assigned {namespace}/{name} to {node}");
     let events = machine.events.component("default-scheduler");
-    events.record(&pod.object_ref(&()), Happening::normal("Scheduled", message));
+    events.record_at(&pod.object_ref(&()), Happening::normal("Scheduled", message), at);
 }
 
 #[cfg(test)]

@@ -62,11 +62,14 @@ async fn a_pod_starts_gets_ready_is_deleted_and_tells_of_it() {
     assert_eq!(vars, [Some("k"), Some("127.100.0.1"), Some("m")]);
     assert_eq!(spec.argv, ["--key=k"]);
 
+    let mut names = Vec::new();
     for reason in ["Scheduled", "Pulled", "Created", "Started"] {
         let event = lab.event("a", reason).await;
         assert_eq!(event.type_.as_deref(), Some("Normal"), "{reason}");
         assert_eq!(event.involved_object.uid.as_deref(), ready["metadata"]["uid"].as_str());
+        names.push(event.name_any());
     }
+    assert!(names.is_sorted(), "kubectl shows events of one second in the order of their names: {names:?}");
     let started = lab.event("a", "Started").await;
     assert_eq!(started.message.as_deref(), Some("Started container gluetun"));
     assert_eq!(started.involved_object.field_path.as_deref(), Some("spec.containers{gluetun}"));
