@@ -14,7 +14,6 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
 use kube::api::{Api, ResourceExt};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, watcher};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -39,6 +38,7 @@ use crate::servers::Catalogue;
 use crate::session::api::ApiError;
 use crate::session::claim::CLAIM_SELECTOR;
 use crate::session::pod::{POD_SELECTOR, PodState};
+use crate::session::watch::Pauses;
 
 /// After how long the API server ends a watch, so that one that has silently died is noticed. Below the
 /// idle limits of the usual load balancers.
@@ -278,25 +278,4 @@ where
         }
         Err(error) => Told::Broken(resource, error),
     })
-}
-
-/// Pauses between two tries to watch: 200 ms, doubling to 5 s. (kube's own grow to 30 s: too long for a
-/// leader whose plan waits for the list.)
-#[derive(Debug, Default)]
-struct Pauses(u32);
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = Duration::from_millis(200).saturating_mul(2_u32.saturating_pow(self.0));
-        self.0 = self.0.saturating_add(1);
-        Some(pause.min(Duration::from_secs(5)))
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.0 = 0;
-    }
 }

@@ -22,6 +22,7 @@ pub use rules::DestinationError;
 const DENIED_NAMES: &[(&str, &str)] = &[
     ("localhost", "the loopback interface"),
     ("localhost.localdomain", "the loopback interface"),
+    ("localhost6", "the loopback interface"),
     ("localhost6.localdomain6", "the loopback interface"),
     ("ip6-localhost", "the loopback interface"),
     ("ip6-loopback", "the loopback interface"),

@@ -33,8 +33,19 @@ use super::upstream;
 pub(super) enum RequestBody {
     /// None.
     Empty,
-    /// The client's, as it comes; `done` once all of it has been taken.
-    Client { incoming: Incoming, done: Rc<Cell<bool>> },
+    /// The client's, as it comes, and how far it is.
+    Client { incoming: Incoming, sent: Rc<Cell<Sent>> },
+}
+
+/// How far a request's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// On its way.
+    Partly,
+    /// All of it has been taken.
+    Whole,
+    /// The client broke it off, or its framing: whatever follows is not the destination's fault.
+    Broken,
 }
 
 impl HttpBody for RequestBody {
@@ -47,10 +58,12 @@ impl HttpBody for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Client { incoming, done } => {
+            Self::Client { incoming, sent } => {
                 let polled = Pin::new(&mut *incoming).poll_frame(cx);
-                if matches!(polled, Poll::Ready(None)) || incoming.is_end_stream() {
-                    done.set(true);
+                if matches!(polled, Poll::Ready(Some(Err(_)))) {
+                    sent.set(Sent::Broken);
+                } else if matches!(polled, Poll::Ready(None)) || incoming.is_end_stream() {
+                    sent.set(Sent::Whole);
                 }
                 polled
             }
@@ -80,7 +93,7 @@ struct Lease {
     /// Bytes that have been counted.
     counted: (u64, u64),
     /// Whether the request's body has gone out, so that the connection can take another one.
-    sent: Rc<Cell<bool>>,
+    sent: Rc<Cell<Sent>>,
 }
 
 impl Lease {
@@ -135,7 +148,7 @@ pub(super) async fn forward(
     let (grant, parts) = match reused {
         Some(wire) => {
             let request = Request::from_parts(parts.clone(), RequestBody::Empty);
-            match send(wire, key, grant, request, Rc::new(Cell::new(true)), record).await {
+            match send(wire, key, grant, request, Rc::new(Cell::new(Sent::Whole)), record).await {
                 Ok((response, lease)) => return Ok(Reply { response, lease, switch: None }),
                 // Nothing of an answer came: the origin had closed, or closed on this very request.
                 Err(Unanswered { grant, nothing: true, .. }) => (grant, parts),
@@ -146,9 +159,9 @@ pub(super) async fn forward(
     };
     let Opened { grant, tunnel } = hold.open(thread, grant, &target, record).await?;
     let wire = Wire::open(thread, &grant.exit, tunnel).await.map_err(|_| no_answer(&target))?;
-    let sent = Rc::new(Cell::new(empty));
+    let sent = Rc::new(Cell::new(if empty { Sent::Whole } else { Sent::Partly }));
     let body =
-        if empty { RequestBody::Empty } else { RequestBody::Client { incoming, done: Rc::clone(&sent) } };
+        if empty { RequestBody::Empty } else { RequestBody::Client { incoming, sent: Rc::clone(&sent) } };
     let key = Key::new(&grant.session, &grant.exit, &target);
     let request = Request::from_parts(parts, body);
     let (response, lease) = send(wire, key, grant, request, sent, record)
@@ -170,10 +183,19 @@ struct Unanswered {
     grant: Grant,
     /// Not one byte of an answer has come.
     nothing: bool,
+    /// The request's body was the client's mistake.
+    broken: bool,
 }
 
 impl Unanswered {
     fn error(&self, target: &Target) -> ProxyError {
+        if self.broken {
+            return ProxyError::new(
+                Code::NotAProxyRequest,
+                "the request's body is malformed or was cut short",
+            )
+            .hint("send as many bytes as Content-Length says, or whole chunks");
+        }
         if self.grant.exit.gone.is_cancelled() {
             return ProxyError::new(Code::ExitUnhealthy, "the exit went away before there was an answer");
         }
@@ -190,7 +212,7 @@ async fn send(
     key: Key,
     grant: Grant,
     request: Request<RequestBody>,
-    sent: Rc<Cell<bool>>,
+    sent: Rc<Cell<Sent>>,
     record: &mut Record,
 ) -> Result<(Response<Incoming>, Lease), Unanswered> {
     let counted = wire.bytes.get();
@@ -202,7 +224,7 @@ async fn send(
         Ok(response) => Ok((response, lease)),
         Err(error) => {
             tracing::debug!(%error, "a request got no answer");
-            Err(Unanswered { grant: lease.grant, nothing })
+            Err(Unanswered { grant: lease.grant, nothing, broken: lease.sent.get() == Sent::Broken })
         }
     }
 }
@@ -342,7 +364,7 @@ impl Relayed {
         let Some((mut lease, mut record)) = self.flow.take() else { return };
         lease.count(&mut record);
         record.finish(outcome);
-        if outcome == Outcome::Ok && lease.sent.get() {
+        if outcome == Outcome::Ok && lease.sent.get() == Sent::Whole {
             Pool::put(&self.thread, lease.key, lease.wire);
         }
     }

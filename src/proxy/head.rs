@@ -140,7 +140,9 @@ impl<'b> Head<'b> {
                 }
                 4 if field.name.eq_ignore_ascii_case("host") => framing.hosts += 1,
                 14 if field.name.eq_ignore_ascii_case("content-length") => framing.length(field.value)?,
-                17 if field.name.eq_ignore_ascii_case("transfer-encoding") => framing.encoded = true,
+                17 if field.name.eq_ignore_ascii_case("transfer-encoding") => {
+                    framing.encoding(field.value)?
+                }
                 10 if field.name.eq_ignore_ascii_case("connection") => {
                     close |= has_token(field.value, "close");
                     keep |= has_token(field.value, "keep-alive");
@@ -188,6 +190,16 @@ impl Framing {
             (Some(_), Some(_)) => Err(HeadError::Malformed("more than one Content-Length")),
             (None, _) => Err(HeadError::Malformed("Content-Length is not a number")),
         }
+    }
+
+    /// RFC 9112, 6.1 and 6.3 (4): a body whose last coding is not chunked has no end that can be known,
+    /// and no other coding is asked of a proxy.
+    fn encoding(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        if self.encoded || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return Err(HeadError::Malformed("a Transfer-Encoding other than chunked"));
+        }
+        self.encoded = true;
+        Ok(())
     }
 
     fn check(&self, http11: bool) -> Result<(), HeadError> {

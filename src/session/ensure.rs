@@ -317,6 +317,12 @@ pub(super) fn note(entry: &Entry, error: &ApiError) {
         | ApiError::Timeout
         | ApiError::Unavailable(_) => ControlError::Unavailable,
     };
-    tracing::warn!(session = %entry.name, %error, "the Kubernetes API refused or failed a request for a session");
+    // A missing right is for a person to mend. That the API server is away is told by the watches, once,
+    // and not by each of a thousand sessions.
+    if matches!(kept, ControlError::Forbidden(_)) {
+        tracing::warn!(session = %entry.name, %error, "the Kubernetes API refused a request for a session");
+    } else {
+        tracing::debug!(session = %entry.name, %error, "a request for a session failed");
+    }
     entry.set_control_error(Some(kept));
 }

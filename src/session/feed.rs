@@ -19,6 +19,7 @@ use super::ensure::{Ensure, note, renew};
 use super::pod::{POD_SELECTOR, PodView};
 use super::renewal::Renewals;
 use super::sessions::{Command, Sessions, Shared};
+use super::watch::Pauses;
 use crate::metrics::Metrics;
 
 /// How long the API server keeps a watch open. Load balancers in front of API servers drop connections
@@ -110,7 +111,7 @@ where
     K::DynamicType: Default + Clone,
 {
     let config = watcher::Config::default().labels(selector).timeout(WATCH_TIMEOUT_SECONDS);
-    watcher(api, config).default_backoff()
+    watcher(api, config).backoff(Pauses::default())
 }
 
 /// Counts and tells a watch's failure.

@@ -17,6 +17,7 @@ mod sessions;
 mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod watch;
 
 pub use exit::Exit;
 pub use failure::{AcquireError, FailureClass};

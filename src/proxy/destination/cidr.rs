@@ -59,6 +59,8 @@ const SPECIAL_V4: &[(u8, u8, u8, u8, u8, &str)] = &[
     (10, 0, 0, 0, 8, "private addresses (10.0.0.0/8)"),
     (100, 64, 0, 0, 10, "carrier-grade NAT addresses (100.64.0.0/10)"),
     (127, 0, 0, 0, 8, "loopback addresses (127.0.0.0/8)"),
+    // Public by its number, and Azure's WireServer on every machine there.
+    (168, 63, 129, 16, 32, "a metadata address (168.63.129.16)"),
     (169, 254, 0, 0, 16, "link-local and metadata addresses (169.254.0.0/16)"),
     (172, 16, 0, 0, 12, "private addresses (172.16.0.0/12)"),
     (192, 0, 0, 0, 24, "reserved addresses (192.0.0.0/24)"),

@@ -30,6 +30,7 @@ fn what_is_not_public_is_denied_in_every_spelling() {
         "100.64.0.1",
         "100.127.255.255",
         "169.254.169.254",
+        "168.63.129.16",
         "0xa9fea9fe",
         "2852039166",
         "172.16.0.1",
@@ -85,6 +86,7 @@ fn what_is_not_public_is_denied_in_every_spelling() {
         "metadata",
         "instance-data.ec2.internal",
         "ip6-localhost",
+        "localhost6",
     ] {
         assert_eq!(check(&destinations, &format!("{host}:443")), Err(Code::DestinationDenied), "{host}");
     }
