@@ -358,6 +358,8 @@ impl Table {
             if waiter.entry.state.borrow().claim().is_none() {
                 waiter.entry.set_lifetimes(lifetimes);
             }
+            // What went wrong for those before is tried anew, not told again.
+            *locked(&waiter.entry.control_error) = None;
             waiter.entry.waiters_changed.notify_one();
         }
         Ok(waiter)

@@ -445,3 +445,25 @@ fn a_renewal_names_the_claims_uid_and_has_six_decimals() {
         })
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_to_those_who_wait_and_tried_anew_for_those_who_come_later() {
+    use super::table::ControlError;
+    let world = World::new();
+    let waits = || {
+        let sessions = world.sessions.clone();
+        tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await })
+    };
+    let refused = waits();
+    while world.sessions.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let entry = world.shared.table.entry(&key());
+    entry.set_control_error(Some(ControlError::Forbidden("create leases".to_owned())));
+    let error = refused.await.unwrap().unwrap_err();
+    assert_eq!(error, AcquireError::ControlPlaneForbidden { message: "create leases".to_owned() });
+    let before = Instant::now();
+    let error = waits().await.unwrap().unwrap_err();
+    assert_eq!(error, AcquireError::StartTimeout { last: None });
+    assert_eq!(before.elapsed(), Duration::from_secs(90));
+}
