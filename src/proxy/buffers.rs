@@ -9,9 +9,9 @@ pub(super) const SIZE: usize = 64 * 1024;
 /// Buffers that are kept for reuse.
 const SPARE: usize = 16;
 
-/// A free list of buffers.
+/// A free list of buffers, of which relays of one thread borrow.
 #[derive(Debug, Default)]
-pub(super) struct Buffers(RefCell<Vec<Box<[u8]>>>);
+pub struct Buffers(RefCell<Vec<Box<[u8]>>>);
 
 impl Buffers {
     /// A buffer of [`SIZE`] bytes; what is in it means nothing.

@@ -1,7 +1,7 @@
 //! The relay of a tunnel: bytes in both directions until both have ended, half-closes and resets passed
 //! on. One future for both directions, no timer per packet, and no buffer while nothing is under way.
 //!
-//! It copies. A mode that splices would be a sibling of [`Half::poll`].
+//! It copies. A mode that splices would be a sibling of `Half::poll`.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -14,14 +14,13 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::buffers::{Buffers, SIZE};
-use super::event::Waiter;
 
 /// Bytes that one direction moves before others on the thread get their turn.
 const TURN: usize = 4 * SIZE;
 
 /// How a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     /// Both directions ended.
     Done,
     /// The exit's side had ended and then refused what the client still sent. The client may not have
@@ -40,22 +39,22 @@ pub(super) enum End {
 /// The two ends of a tunnel. Dropped before [`Ends::close`], both are reset: whoever is left must not
 /// take a break for an end.
 #[derive(Debug)]
-pub(super) struct Ends {
+pub struct Ends {
     /// The client's connection.
-    pub(super) client: TcpStream,
+    pub client: TcpStream,
     /// The connection to the exit.
-    pub(super) upstream: TcpStream,
+    pub upstream: TcpStream,
     closed: bool,
 }
 
 impl Ends {
     /// Takes over both connections.
-    pub(super) fn new(client: TcpStream, upstream: TcpStream) -> Self {
+    pub fn new(client: TcpStream, upstream: TcpStream) -> Self {
         Self { client, upstream, closed: false }
     }
 
     /// From now on a drop closes in order.
-    pub(super) fn close(&mut self) {
+    pub fn close(&mut self) {
         self.closed = true;
     }
 }
@@ -185,13 +184,14 @@ enum Next {
 }
 
 /// Relays until the tunnel ends. `early` is what the client has sent already. `moved` hears of bytes as
-/// they are written: towards the exit, towards the client. `half_idle` bounds the silence of a tunnel of
-/// which one side has ended; two open sides may be silent for as long as they live.
-pub(super) async fn relay(
+/// they are written: towards the exit, towards the client. `gone` ends once the exit is gone, and may be
+/// polled again then. `half_idle` bounds the silence of a tunnel of which one side has ended; two open
+/// sides may be silent for as long as they live.
+pub async fn relay(
     ends: &mut Ends,
     early: Vec<u8>,
     buffers: &Buffers,
-    mut gone: Waiter,
+    mut gone: impl Future<Output = ()> + Unpin,
     half_idle: Duration,
     mut moved: impl FnMut(u64, u64),
 ) -> End {
@@ -261,7 +261,7 @@ async fn half_open(
     mut poll: impl FnMut(&mut Context<'_>) -> (Poll<Result<(), Broken>>, (u64, u64)),
     end: impl Fn(Result<(), Broken>) -> End,
     reset: impl Future<Output = std::io::Result<End>>,
-    mut gone: Waiter,
+    mut gone: impl Future<Output = ()> + Unpin,
     half_idle: Duration,
     mut moved: impl FnMut(u64, u64),
 ) -> End {

@@ -97,6 +97,23 @@ fn what_matters_is_read() {
 }
 
 #[test]
+fn a_control_character_is_found_wherever_it_stands() {
+    for length in 0..50 {
+        let mut bytes = vec![b'x'; length];
+        assert_eq!(plain(&bytes), length);
+        for at in 0..length {
+            for (byte, is_control) in
+                [(b'\n', true), (0, true), (0x1f, true), (0x7f, true), (b' ', false), (0xff, false)]
+            {
+                bytes[at] = byte;
+                assert_eq!(plain(&bytes), if is_control { at } else { length }, "{byte} at {at} of {length}");
+            }
+            bytes[at] = b'x';
+        }
+    }
+}
+
+#[test]
 fn limits_hold_to_the_byte_and_field() {
     let line = "GET http://a/ HTTP/1.1\r\n";
     let with = |fields: usize| format!("{line}{}\r\n", "A: b\r\n".repeat(fields));
