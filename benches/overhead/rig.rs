@@ -15,18 +15,17 @@ use gluetun_gateway::controller::LEASE;
 use gluetun_gateway::session::claim::CLAIM_SELECTOR;
 use gluetun_gateway::session::pod::{POD_SELECTOR, PodView, Stage};
 use gluetun_gateway::simulator::api::{ApiServer, Match, Verb};
-use gluetun_gateway::simulator::cluster::CREDENTIALS;
+use gluetun_gateway::simulator::cluster::store_key;
 use gluetun_gateway::simulator::container::{ContainerSpec, Exit, Log, Signals};
 use gluetun_gateway::simulator::gluetun::{self, Gluetun, Server, ServerList};
 use gluetun_gateway::simulator::kubelet::{self, Kubelet, Runtime};
 use http::HeaderValue;
 use http::header::USER_AGENT;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -186,7 +185,7 @@ impl Rig {
         let mut tasks = JoinSet::new();
         let api = ApiServer::start("127.0.0.1:0".parse().unwrap()).await.expect("a port");
         let client = Client::try_from(api.client_config(NAMESPACE)).expect("a client");
-        store_key(&client).await;
+        store_key(client.clone(), NAMESPACE).await.expect("the cluster takes it");
         let observer = Observer::new();
         observe(&mut tasks, &client, &observer);
 
@@ -321,19 +320,6 @@ impl Rig {
     }
 }
 
-async fn store_key(client: &Client) {
-    let secret: Secret = serde_json::from_value(json!({
-        "metadata": { "name": CREDENTIALS },
-        "stringData": {
-            "wireguard-private-key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-            "wireguard-addresses": "10.64.0.2/32",
-        },
-    }))
-    .expect("a Secret");
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
-    secrets.create(&PostParams::default(), &secret).await.expect("the cluster takes it");
-}
-
 /// So many servers in one country: no two pods share one.
 fn servers(count: usize) -> String {
     let template = &ServerList::builtin().servers()[0].clone();
@@ -356,7 +342,9 @@ fn observe(tasks: &mut JoinSet<()>, client: &Client, observer: &Observer) {
         let mut events = watcher(pods, watcher::Config::default().labels(POD_SELECTOR)).boxed();
         while let Some(event) = events.next().await {
             let now = Instant::now();
-            match event.expect("a watch that nothing breaks") {
+            // It breaks when the world ends, and nothing that is measured comes after that.
+            let Ok(event) = event else { return };
+            match event {
                 Event::Apply(pod) | Event::InitApply(pod) => {
                     let view = PodView::read(&pod);
                     let running = view.stage == Stage::Running && view.ip.is_some();
@@ -386,7 +374,9 @@ fn observe(tasks: &mut JoinSet<()>, client: &Client, observer: &Observer) {
         let mut events = watcher(leases, watcher::Config::default().labels(CLAIM_SELECTOR)).boxed();
         while let Some(event) = events.next().await {
             let now = Instant::now();
-            match event.expect("a watch that nothing breaks") {
+            // It breaks when the world ends, and nothing that is measured comes after that.
+            let Ok(event) = event else { return };
+            match event {
                 Event::Apply(lease) | Event::InitApply(lease) => {
                     seen.note(|observed| *observed.claims.entry(lease.name_any()).or_insert(now));
                 }
