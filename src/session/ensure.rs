@@ -77,6 +77,7 @@ impl Ensure {
             if !first && self.entry.waiters() == 0 {
                 return;
             }
+            let round = self.entry.rounds();
             let result = match &now {
                 State::Absent => match self.create().await {
                     Ok(made) => {
@@ -122,8 +123,12 @@ impl Ensure {
                     retry = RETRY.0;
                     LOOK_AGAIN
                 }
+                // Whoever began to wait meanwhile is not told: it is tried anew.
+                Err(_) if round != self.entry.rounds() => Duration::ZERO,
                 Err(error) => {
                     self.note(&error);
+                    // Telling it to those who wait is no news to us: the next try is after a pause.
+                    state.mark_unchanged();
                     retry = (retry * 2).min(RETRY.1);
                     retry
                 }

@@ -63,6 +63,9 @@ pub(super) struct Entry {
     active: AtomicUsize,
     /// Requests that wait for one.
     waiters: AtomicUsize,
+    /// Counts the first waiters: those who come after a request to the API server was sent are not told
+    /// how it went.
+    rounds: AtomicUsize,
     /// Told when the first waiter comes or the last one goes.
     pub(super) waiters_changed: Notify,
     /// Set while a task makes and holds the claim for those who wait.
@@ -108,6 +111,7 @@ impl Entry {
             state: watch::channel(State::Absent).0,
             active: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
+            rounds: AtomicUsize::new(0),
             waiters_changed: Notify::new(),
             ensuring: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
@@ -177,6 +181,11 @@ impl Entry {
 
     pub(super) fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// How often someone has begun to wait while nobody did.
+    pub(super) fn rounds(&self) -> usize {
+        self.rounds.load(Ordering::Acquire)
     }
 
     pub(super) fn waiters(&self) -> usize {
@@ -359,6 +368,7 @@ impl Table {
                 waiter.entry.set_lifetimes(lifetimes);
             }
             // What went wrong for those before is tried anew, not told again.
+            waiter.entry.rounds.fetch_add(1, Ordering::AcqRel);
             *locked(&waiter.entry.control_error) = None;
             waiter.entry.waiters_changed.notify_one();
         }
