@@ -157,8 +157,11 @@ impl App {
     /// # Errors
     ///
     /// As [`AppError`] says; nothing is left running then.
-    pub async fn start_with(config: Config, kube: kube::Config, options: Options) -> Result<Self, AppError> {
-        let config = Arc::new(config);
+    pub async fn start_with(
+        mut config: Config,
+        kube: kube::Config,
+        options: Options,
+    ) -> Result<Self, AppError> {
         let metrics = match options.metrics {
             Some(metrics) => metrics,
             None => Arc::new(Metrics::new()?),
@@ -177,10 +180,15 @@ impl App {
         let listeners = Listeners::bind(config.proxy_addr, config.data_threads)
             .map_err(|error| AppError::Bind { name: "PROXY_ADDR", addr: config.proxy_addr, error })?;
         let proxy_addr = listeners.addr();
+        // Port 0 asks for any, there as here: what is handed out is the one that came of it.
+        if let Some(url) = config.gateway_url.strip_suffix(":0") {
+            config.gateway_url = format!("{url}:{}", proxy_addr.port());
+        }
         let admin = bind("ADMIN_ADDR", config.admin_addr)?;
         let admin_addr = admin.local_addr()?;
         let destinations = own(destinations, &config, proxy_addr, admin_addr);
 
+        let config = Arc::new(config);
         let readiness = Readiness::new();
         let shutdown = Shutdown::new();
         let (sessions, driver) = session::sessions(Arc::clone(&metrics), config.idle_timeout);

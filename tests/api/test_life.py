@@ -105,7 +105,6 @@ def test_start_of_nothing(start):
 @pytest.mark.parametrize("path", ["/start", "/destroy"])
 @pytest.mark.parametrize("body, kind", [
     (b"{", "application/json"),
-    (b"", "application/json"),
     (b"[1, 2]", "application/json"),
     (b'{"server": 7, "id": 7}', "application/json"),
     (b'{"country": "Sweden"}', "text/plain"),
