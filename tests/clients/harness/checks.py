@@ -7,7 +7,7 @@ import re
 import subprocess
 import time
 
-from clients import BODY, CODE, STATUS
+from clients import BODY, CLIENTS, CODE, STATUS
 from servers import NAME, Origin, Tap, certificates
 
 #: A user that most checks share, so that they share its exit.
@@ -40,7 +40,8 @@ class World:
         self.ca, certificate, key = certificates(directory, "trusted")
         _, other, other_key = certificates(directory, "other")
         self.plain, self.tls, self.untrusted = Origin(), Origin((certificate, key)), Origin((other, other_key))
-        # Chromium has its authorities in a database of the user's: this run's own home has one.
+        # Chromium has its authorities in a database of the user's: this run's own home has one. `run` names
+        # Chromium where it is wanted.
         home = os.path.join(directory, "home")
         database = os.path.join(home, ".pki", "nssdb")
         self.environment = {"HOME": home}
@@ -89,6 +90,8 @@ def judge_error(answer, shown, code, status, text):
 def play(check, world, client):
     """Plays a check; returns whether it holds, what there is to tell, and how many seconds it took."""
     world.clear()
+    # Failed logins are counted by address: one client's must not slow the next one's.
+    world.tap.source = f"127.77.0.{CLIENTS.index(client) + 1}"
     start = time.monotonic()
     try:
         holds, note = True, check(world, client)

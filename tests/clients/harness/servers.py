@@ -105,6 +105,8 @@ class Tap:
 
     def __init__(self, gateway):
         self.gateway = gateway
+        #: Where it connects to the gateway from. On Linux all of 127.0.0.0/8 is this machine's.
+        self.source = "127.0.0.1"
         self.connections = []
         self.lock = threading.Lock()
         #: The loop itself does not keep its tasks.
@@ -129,7 +131,7 @@ class Tap:
         with self.lock:
             self.connections.append(heads)
         try:
-            upstream = await asyncio.open_connection(*self.gateway)
+            upstream = await asyncio.open_connection(*self.gateway, local_addr=(self.source, 0))
         except OSError:
             writer.close()
             return

@@ -8,10 +8,6 @@ import tempfile
 
 from report import CA, PROXY
 
-# docs: begin
-#   curl -D HEADERS -x PROXY URL
-# docs: end
-
 
 def main(urls):
     with tempfile.TemporaryDirectory() as work:
