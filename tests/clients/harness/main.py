@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 
@@ -37,6 +38,8 @@ def arguments():
 
 def main():
     options, clients = arguments()
+    # So that the demo ends with this program however it is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     binary = os.environ["GATEWAY_BIN"]
     begin = time.monotonic()
     passed = failed = 0
