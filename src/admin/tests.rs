@@ -72,6 +72,7 @@ impl Port {
             readiness: readiness.clone(),
             liveness: liveness.clone(),
             sessions,
+            refresher: Refresher::fixed(receiver.clone()),
             catalogue: receiver,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -21,7 +21,7 @@ use crate::drain::Phase;
 use crate::identity;
 use crate::proxy::Proxy;
 use crate::readiness::Condition;
-use crate::servers::{self, Catalogue, Source};
+use crate::servers::{self, Catalogue, Refresher, Source};
 use crate::session::Driver;
 
 /// How long connecting to the API server may take on the path of a request: kube's own limit is 30 s.
@@ -149,6 +149,7 @@ impl Control {
                 liveness: shared.liveness.clone(),
                 sessions: shared.sessions.clone(),
                 catalogue: shared.catalogue.clone(),
+                refresher: Refresher::fixed(shared.catalogue.clone()),
             });
             admin::serve(admin, router, stop_admin.clone())
         });
