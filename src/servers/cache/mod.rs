@@ -32,6 +32,9 @@ const PROVIDER: &str = "gluetun-gateway/provider";
 /// Annotation: how many servers it has, for people.
 const SERVERS: &str = "gluetun-gateway/servers";
 
+/// Within how long of each other replicas read the same Job, at most: it is gone that long after it began.
+const ONE_JOB: Duration = Duration::from_secs(90);
+
 /// For one call.
 const CALL: Duration = Duration::from_secs(5);
 
@@ -140,8 +143,8 @@ impl Cache {
         Look { version, found: read.unwrap_or_else(|panicked| Err(CacheError::Spoilt(panicked.to_string()))) }
     }
 
-    /// Keeps a list that was just fetched; the ConfigMap's version then. A replica that has kept another
-    /// meanwhile wins: that is as new.
+    /// Keeps a list that was just fetched; the ConfigMap's version then. A replica that has kept the
+    /// same, or any, meanwhile wins: that is as new.
     ///
     /// # Errors
     ///
@@ -155,6 +158,9 @@ impl Cache {
         let map = call(&self.metrics, Verb::Get, CALL, self.maps.get(CONFIG_MAP)).await;
         let mut map = map.map_err(|failed| self.told("get", failed))?;
         let fetched = list.origin().map_or_else(SystemTime::now, |origin| origin.since);
+        if holds(&map, &packed, fetched) {
+            return Ok(map.resource_version());
+        }
         map.data = None;
         map.binary_data = Some(BTreeMap::from([(KEY.to_owned(), ByteString(packed))]));
         let annotations = map.metadata.annotations.get_or_insert_default();
@@ -187,6 +193,14 @@ impl Cache {
             | ApiError::Unavailable(_) => CacheError::Api(failed),
         }
     }
+}
+
+/// Whether the very list is there already, from a replica that has read the same Job.
+fn holds(map: &ConfigMap, packed: &[u8], fetched: SystemTime) -> bool {
+    let there = map.binary_data.as_ref().and_then(|data| data.get(KEY));
+    let kept = map.annotations().get(FETCHED).and_then(|text| humantime::parse_rfc3339(text).ok());
+    there.is_some_and(|ByteString(there)| there == packed)
+        && kept.is_some_and(|kept| kept + ONE_JOB >= fetched)
 }
 
 /// What a ConfigMap holds; none if it is empty, as it was installed.
@@ -237,6 +251,17 @@ mod tests {
         assert!(!read(&kept, "gluetun:2", "mullvad").unwrap().unwrap().same_image);
         let other = read(&kept, "gluetun:1", "ivpn").unwrap_err();
         assert!(matches!(other, CacheError::OtherProvider { .. }), "{other}");
+    }
+
+    #[test]
+    fn what_another_replica_has_just_kept_is_not_written_again() {
+        let kept = map(json!({FETCHED: "2026-01-02T03:04:05.000Z"}));
+        let packed = kept.binary_data.as_ref().unwrap()[KEY].0.clone();
+        let at = |text: &str| humantime::parse_rfc3339(text).unwrap();
+        assert!(holds(&kept, &packed, at("2026-01-02T03:04:06Z")));
+        assert!(!holds(&kept, &packed, at("2026-01-02T04:04:06Z")), "its age would be wrong");
+        assert!(!holds(&kept, b"another", at("2026-01-02T03:04:06Z")));
+        assert!(!holds(&ConfigMap::default(), &packed, at("2026-01-02T03:04:06Z")));
     }
 
     #[test]

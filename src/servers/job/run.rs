@@ -275,3 +275,24 @@ fn told(doing: &str, failed: &ApiError) -> JobError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_calls_say_what_to_do() {
+        let forbidden =
+            |kind, message: &str| told("create jobs", &ApiError::Forbidden(kind, message.to_owned()));
+        let rights = "jobs.batch is forbidden: User \"system:serviceaccount:a:b\" cannot create resource \"jobs\" \
+                      in API group \"batch\" in the namespace \"a\"";
+        let missing = forbidden(ForbiddenKind::Rights, rights);
+        assert_eq!(missing.kind, JobFailure::Forbidden);
+        assert!(missing.text.contains("the right to create jobs; its Role must give it"), "{missing}");
+        assert_eq!(forbidden(ForbiddenKind::Quota, "exceeded quota: q").kind, JobFailure::Quota);
+        assert_eq!(forbidden(ForbiddenKind::PodSecurity, "x").kind, JobFailure::PodSecurity);
+        assert_eq!(forbidden(ForbiddenKind::Admission, "x").kind, JobFailure::Admission);
+        assert_eq!(told("get jobs", &ApiError::Invalid("x".into())).kind, JobFailure::Admission);
+        assert_eq!(told("get jobs", &ApiError::Timeout).kind, JobFailure::Api);
+    }
+}
