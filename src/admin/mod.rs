@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::readiness::{Liveness, Readiness};
-use crate::servers::Catalogue;
+use crate::servers::{Catalogue, Refresher};
 use crate::session::Sessions;
 use response::Failure;
 pub use server::serve;
@@ -45,6 +45,8 @@ pub struct Admin {
     pub sessions: Sessions,
     /// The server list in use.
     pub catalogue: watch::Receiver<Arc<Catalogue>>,
+    /// Has the server list fetched anew.
+    pub refresher: Refresher,
 }
 
 /// Every path of the admin port.

@@ -6,6 +6,7 @@
 mod support;
 
 mod capacity;
+mod catalogue;
 mod control_plane;
 mod failures;
 mod kubectl;
