@@ -314,9 +314,14 @@ pub(super) fn timed_out(state: &State, control: Option<ControlError>) -> Acquire
 }
 
 pub(super) fn waiting_reason(state: &State) -> Option<&Reason> {
-    let State::Waiting { claim, .. } = state else { return None };
+    let State::Waiting { claim, pod } = state else { return None };
     let reason = claim.reason.as_ref()?;
-    matches!(reason.kind, ReasonKind::Waiting | ReasonKind::Retrying).then_some(reason)
+    match reason.kind {
+        // Whoever has a pod does not wait for one any more, though the claim says so until that is up.
+        ReasonKind::Waiting => pod.is_none().then_some(reason),
+        ReasonKind::Retrying => Some(reason),
+        ReasonKind::Rejected | ReasonKind::Lost => None,
+    }
 }
 
 pub(super) fn is_full(reason: &Reason) -> bool {

@@ -231,10 +231,11 @@ impl Brain {
     }
 }
 
-/// Whether the claim's current exit has been in use, for all that is known: `maybe` when this leader has
+/// Whether the claim's current exit has been in use, for all that is known. It is pinned only once it is
+/// up, so that a pinned one always has been. `maybe` when this leader has
 /// seen its VPN up, or has not seen all of its pod's life. For a strict session that is enough, since
 /// replicas may have used it before the claim could say so, and its address must not change; for others
 /// it is a start that failed, and those are counted.
 fn was_in_use(claim: &Claim, maybe: bool) -> bool {
-    claim.ready == Some(claim.transition) || (maybe && claim.key.mode == Mode::Strict)
+    claim.ready == Some(claim.transition) || claim.pinned || (maybe && claim.key.mode == Mode::Strict)
 }
