@@ -35,6 +35,9 @@ pub(super) trait Exits: Send + Sync {
     /// The pod that these credentials were made for.
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant>;
 
+    /// The same, waiting a moment for a pod that this replica does not know yet.
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>>;
+
     /// The exit does not work: new requests go elsewhere.
     fn report(&self, exit: &Arc<Exit>, why: Fault);
 }
@@ -84,6 +87,10 @@ impl Exits for Sessions {
 
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant> {
         Self::by_pod_credentials(self, user, password).map(Grant::from)
+    }
+
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>> {
+        Box::pin(async move { Self::await_pod_credentials(self, user, password).await.map(Grant::from) })
     }
 
     fn report(&self, exit: &Arc<Exit>, why: Fault) {

@@ -5,6 +5,11 @@
 #[macro_use]
 mod support;
 
+mod api;
+mod api_access;
+mod api_input;
+mod api_lost;
+mod api_replicas;
 mod capacity;
 mod catalogue;
 mod control_plane;
