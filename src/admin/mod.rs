@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::proxy::failures::Failures;
 use crate::readiness::{Liveness, Readiness};
 use crate::servers::Catalogue;
 use crate::session::Sessions;
@@ -45,6 +46,8 @@ pub struct Admin {
     pub sessions: Sessions,
     /// The server list in use.
     pub catalogue: watch::Receiver<Arc<Catalogue>>,
+    /// The last failures of the proxy port.
+    pub failures: Failures,
 }
 
 /// Every path of the admin port.

@@ -73,6 +73,7 @@ impl Port {
             liveness: liveness.clone(),
             sessions,
             catalogue: receiver,
+            failures: Failures::new(1),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

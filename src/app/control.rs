@@ -149,6 +149,7 @@ impl Control {
                 liveness: shared.liveness.clone(),
                 sessions: shared.sessions.clone(),
                 catalogue: shared.catalogue.clone(),
+                failures: shared.failures.clone(),
             });
             admin::serve(admin, router, stop_admin.clone())
         });

@@ -292,7 +292,7 @@ async fn send(
     thread: &Thread,
     stream: &TcpStream,
     error: &ProxyError,
-    mut record: Record,
+    record: Record,
     close: bool,
 ) -> Sent {
     let bytes = response::error_bytes(error, record.id, close);
@@ -301,8 +301,7 @@ async fn send(
         record.finish(Outcome::ClientGone);
         return Sent::No;
     }
-    record.status = error.code.status();
-    record.finish(Outcome::Failed(error.code));
+    record.fail(error);
     if close {
         shut(stream);
     }

@@ -12,15 +12,18 @@ mod feed;
 mod index;
 pub mod pod;
 pub mod probe;
+mod progress;
 mod renewal;
 mod sessions;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod view;
 pub(crate) mod watch;
 
-pub use exit::Exit;
+pub use exit::{Exit, Traffic};
 pub use failure::{AcquireError, FailureClass};
 pub use feed::{Driver, sessions};
+pub use progress::Progress;
 pub use sessions::{Acquired, Fault, Sessions};
 pub use table::{WAITERS, WAITERS_PER_SESSION};
