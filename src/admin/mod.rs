@@ -5,11 +5,14 @@
 //! passes `response::finish`: a JSON body, an `X-Request-Id`, nothing cached.
 
 mod auth;
+mod docs;
 mod metrics;
+mod openapi;
 mod probes;
 mod response;
 mod server;
 mod status;
+mod v1;
 
 use std::sync::Arc;
 
@@ -56,13 +59,15 @@ pub fn router(admin: Admin) -> Router {
     // The API proper: for those who hold a token, where there is one.
     let api = Router::new()
         .route("/status", get(status::status))
+        .merge(v1::router())
         .route_layer(from_fn_with_state(Arc::clone(&admin), auth::check));
     // For the kubelet and for Prometheus, which have none.
     let open = Router::new()
         .route("/health", get(probes::health))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))
-        .route("/metrics", get(metrics::metrics));
+        .route("/metrics", get(metrics::metrics))
+        .merge(docs::router());
     Router::new()
         .merge(api)
         .merge(open)

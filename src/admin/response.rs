@@ -10,7 +10,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Names a request in logs and answers.
@@ -18,6 +19,14 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 
 /// Longest request id that is taken from a client.
 const MAX_REQUEST_ID: usize = 64;
+
+/// The body of an answer that tells a failure.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"error": "Not found"}))]
+pub(super) struct ErrorBody {
+    /// What is wrong, in a sentence.
+    error: String,
+}
 
 /// An answer that tells a failure: `{"error": TEXT}`, as the original system has it.
 #[derive(Debug)]
@@ -35,7 +44,7 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.message }))).into_response()
+        (self.status, Json(ErrorBody { error: self.message })).into_response()
     }
 }
 
