@@ -5,6 +5,7 @@ mod cluster;
 mod load;
 mod reader;
 mod settings;
+mod tokens;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub use cluster::cluster;
 pub use reader::{ConfigError, Environment, Mistake};
 pub use settings::{Fallback, SETTINGS, Setting, Topic, markdown};
+pub use tokens::{MIN_TOKEN, TokenMistake, read_token_file};
 
 use crate::secret::Secret;
 use crate::servers::Source;
@@ -50,6 +52,10 @@ pub struct Config {
     pub users_file: PathBuf,
     /// `ADMIN_TOKEN`: bearer tokens of the admin API, none for an open one.
     pub admin_tokens: Vec<Secret>,
+    /// `ADMIN_TOKEN_FILE`: where they were read from, and are read from again when it changes.
+    pub admin_token_file: Option<PathBuf>,
+    /// `CORS_ORIGINS`: origins whose pages may use the admin API; `*` alone for all of them.
+    pub cors_origins: Vec<String>,
     /// `K8S_NAMESPACE`: where claims and pods live.
     pub namespace: String,
     /// Name of this replica (`POD_NAME`, else the host's name and the process id): the leader's identity.

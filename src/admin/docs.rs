@@ -30,17 +30,35 @@ const SCRIPT: &str = include_str!("docs/script.js");
 pub(super) fn router() -> Router<Arc<Admin>> {
     let document = Bytes::from(openapi::document());
     let page = Bytes::from(PAGE.replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", SCRIPT));
-    let policy = HeaderValue::from_str(&policy());
+    let policy = HeaderValue::from_str(&policy()).ok();
     Router::new()
-        .route("/openapi.json", get(async move || document_of(document.clone())))
-        .route("/docs", get(async move || page_of(page.clone(), policy.ok())))
+        .route("/openapi.json", get(move || document_of(document.clone())))
+        .route("/docs", get(move || page_of(page.clone(), policy.clone())))
 }
 
-fn document_of(document: Bytes) -> Response {
+/// The OpenAPI document
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "document",
+    operation_id = "openapi",
+    responses((status = 200, description = "What this page shows.", content_type = "application/json", body = Object,
+        example = json!({"openapi": "3.1.0", "info": {"title": "gluetun-gateway"}, "paths": {}}))),
+)]
+pub(super) async fn document_of(document: Bytes) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], document).into_response()
 }
 
-fn page_of(page: Bytes, policy: Option<HeaderValue>) -> Response {
+/// A page that shows the document
+#[utoipa::path(
+    get,
+    path = "/docs",
+    tag = "document",
+    operation_id = "docs",
+    responses((status = 200, description = "The page.", content_type = "text/html", body = String,
+        example = "<!doctype html>")),
+)]
+pub(super) async fn page_of(page: Bytes, policy: Option<HeaderValue>) -> Response {
     let Some(policy) = policy else {
         return Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal error").into_response();
     };

@@ -9,8 +9,8 @@ use utoipa::openapi::{
 };
 use utoipa::{Modify, OpenApi};
 
-use super::response::ErrorBody;
-use super::v1;
+use super::types::ErrorBody;
+use super::{destroy, docs, metrics, probes, servers, start, status, v1};
 
 /// The parts of the document.
 #[derive(OpenApi)]
@@ -26,9 +26,33 @@ use super::v1;
                        probes, the metrics, this document and its page.",
     ),
     servers((url = "/", description = "This gateway")),
-    paths(v1::sessions::list, v1::sessions::show, v1::errors::list),
+    paths(
+        start::start,
+        destroy::destroy,
+        destroy::stop,
+        status::status,
+        servers::servers,
+        servers::locations,
+        servers::refresh,
+        v1::sessions::list,
+        v1::sessions::show,
+        v1::sessions::end,
+        v1::errors::list,
+        probes::health,
+        probes::livez,
+        probes::readyz,
+        metrics::metrics,
+        docs::document_of,
+        docs::page_of,
+    ),
     components(schemas(ErrorBody)),
-    tags((name = "v1", description = "Sessions, and the failures of the proxy port.")),
+    tags(
+        (name = "pods", description = "VPN pods, one call each: as the original system had it."),
+        (name = "servers", description = "Where pods can leave from."),
+        (name = "v1", description = "Sessions, whoever made them, and the failures of the proxy port."),
+        (name = "probes", description = "For Kubernetes and Prometheus; open to all."),
+        (name = "document", description = "This document; open to all."),
+    ),
     modifiers(&Common)
 )]
 struct Api;
@@ -60,22 +84,34 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 fn complete(operation: &mut Operation) {
     if operation.security.is_some() {
         let mut refused = failure("A token is needed, and there is none or a wrong one.", REFUSED);
-        let challenge = HeaderBuilder::new().schema(ObjectBuilder::new().schema_type(Type::String));
-        refused.headers.insert("WWW-Authenticate".to_owned(), challenge.build());
+        let challenge = HeaderBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+        refused.headers.insert("WWW-Authenticate".to_owned(), RefOr::T(challenge.build()));
         operation.responses.responses.entry("401".to_owned()).or_insert(RefOr::T(refused));
+    }
+    if operation.request_body.is_some() {
+        for (status, description, text) in BODIES {
+            let refused = RefOr::T(failure(description, text));
+            operation.responses.responses.entry(status.to_owned()).or_insert(refused);
+        }
     }
     for response in operation.responses.responses.values_mut() {
         if let RefOr::T(response) = response {
             let id = HeaderBuilder::new()
                 .description(Some("Names the request in the log."))
-                .schema(ObjectBuilder::new().schema_type(Type::String));
-            response.headers.insert("X-Request-Id".to_owned(), id.build());
+                .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+            response.headers.insert("X-Request-Id".to_owned(), RefOr::T(id.build()));
         }
     }
 }
 
 /// The text of a 401.
-const REFUSED: &str = "Authorization: Bearer TOKEN is required";
+const REFUSED: &str = "A token is required: send Authorization: Bearer TOKEN";
+
+/// What any request with a body may be answered.
+const BODIES: [(&str, &str, &str); 2] = [
+    ("408", "The body did not come in time.", "The body did not come within 10 seconds"),
+    ("413", "The body is too large.", "The body is larger than 65536 bytes"),
+];
 
 fn failure(description: &str, text: &str) -> utoipa::openapi::Response {
     let body = ContentBuilder::new()

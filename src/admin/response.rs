@@ -10,23 +10,15 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
-use serde::Serialize;
-use utoipa::ToSchema;
 use uuid::Uuid;
+
+use super::types::ErrorBody;
 
 /// Names a request in logs and answers.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request id that is taken from a client.
 const MAX_REQUEST_ID: usize = 64;
-
-/// The body of an answer that tells a failure.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"error": "Not found"}))]
-pub(super) struct ErrorBody {
-    /// What is wrong, in a sentence.
-    error: String,
-}
 
 /// An answer that tells a failure: `{"error": TEXT}`, as the original system has it.
 #[derive(Debug)]
@@ -39,6 +31,18 @@ impl Failure {
     /// A failure with that status and text, which clients see.
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into() }
+    }
+
+    /// Its status.
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its text.
+    #[cfg(test)]
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 }
 

@@ -24,12 +24,14 @@ struct Port {
     _pods: Option<Condition>,
 }
 
-fn config(tokens: &[&str]) -> Config {
+pub(crate) fn config(tokens: &[&str]) -> Config {
     Config {
         proxy_addr: ([127, 0, 0, 1], 0).into(),
         admin_addr: ([127, 0, 0, 1], 0).into(),
         users_file: "users".into(),
         admin_tokens: tokens.iter().map(|token| Secret::from(*token)).collect(),
+        admin_token_file: None,
+        cors_origins: Vec::new(),
         namespace: "vpn".to_owned(),
         identity: "test".to_owned(),
         instance_limit: 5,
@@ -58,6 +60,14 @@ fn config(tokens: &[&str]) -> Config {
     }
 }
 
+/// A client of an API server that never answers.
+fn nobody() -> kube::Client {
+    let service = tower::service_fn(|_: axum::http::Request<kube::client::Body>| async {
+        std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>().await
+    });
+    kube::Client::new(service, "vpn")
+}
+
 impl Port {
     async fn open(tokens: &[&str]) -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
@@ -71,7 +81,10 @@ impl Port {
             metrics,
             readiness: readiness.clone(),
             liveness: liveness.clone(),
-            sessions,
+            sessions: sessions.clone(),
+            refresher: Refresher::fixed(receiver.clone()),
+            manager: Manager::new(sessions.clone(), nobody(), "vpn"),
+            tokens: watch::channel(Arc::new(tokens.iter().map(|token| Secret::from(*token)).collect())).1,
             catalogue: receiver,
             failures: Failures::new(1),
         };
@@ -190,7 +203,7 @@ async fn what_is_not_there_is_told_in_json() {
     let port = Port::open(&[]).await;
     for (line, status) in [
         ("GET /", 404),
-        ("GET /status/x", 404),
+        ("GET /status/", 404),
         ("POST /nowhere", 404),
         ("POST /status", 405),
         ("DELETE /health", 405),

@@ -21,8 +21,8 @@ use crate::drain::Phase;
 use crate::identity;
 use crate::proxy::Proxy;
 use crate::readiness::Condition;
-use crate::servers::{self, Catalogue, Source};
-use crate::session::Driver;
+use crate::servers::{self, Catalogue, Refresher, Source};
+use crate::session::{Driver, Manager};
 
 /// How long connecting to the API server may take on the path of a request: kube's own limit is 30 s.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -132,6 +132,7 @@ impl Control {
                 run.await;
             }
         });
+        let manager = Manager::new(shared.sessions.clone(), requests.clone(), &shared.config.namespace);
         tasks.spawn("controller", {
             let (shared, stop) = (shared.clone(), stop.clone());
             async move {
@@ -139,6 +140,14 @@ impl Control {
                 if let Err(error) = controller::run(requests, config, metrics, catalogue, stop).await {
                     tracing::error!(%error, "the controller gave up");
                 }
+            }
+        });
+        let (tokens_tx, tokens) = watch::channel(Arc::new(shared.config.admin_tokens.clone()));
+        tasks.spawn("tokens", {
+            let path = shared.config.admin_token_file.clone();
+            let errors = shared.metrics.reload_errors.with_label_values(&["tokens"]);
+            async move {
+                admin::watch_tokens(path, tokens_tx, self.reload_interval, move || errors.inc()).await;
             }
         });
         tasks.spawn("admin", {
@@ -150,6 +159,9 @@ impl Control {
                 sessions: shared.sessions.clone(),
                 catalogue: shared.catalogue.clone(),
                 failures: shared.failures.clone(),
+                refresher: Refresher::fixed(shared.catalogue.clone()),
+                manager,
+                tokens,
             });
             admin::serve(admin, router, stop_admin.clone())
         });

@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 
 use super::reader::{ConfigError, Environment, Reader, quoted, split};
+use super::tokens;
 use super::{Config, LogFormat, TunDevice};
 use crate::identity::Users;
 use crate::proxy::{DestinationError, Destinations};
@@ -19,9 +20,6 @@ use crate::telemetry;
 /// Of the pod's grace period, what the end of the process needs beside draining, at most: 2 s for what is
 /// cut, 5 s for last renewals, leadership given up and the admin port.
 const STOP_MARGIN: Duration = Duration::from_secs(7);
-
-/// Shortest admin token: less is guessed.
-const MIN_TOKEN: usize = 16;
 
 /// Bytes of a WireGuard key (a Curve25519 scalar).
 const WIREGUARD_KEY: usize = 32;
@@ -64,7 +62,9 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
         r.mistake("ADMIN_ADDR", format!("{admin} collides with PROXY_ADDR {proxy}"), "take another port");
     }
     let users_file = users(r);
-    let admin_tokens = tokens(r);
+    let admin_tokens = admin_tokens(r);
+    let admin_token_file = r.secret_file("ADMIN_TOKEN");
+    let cors_origins = origins(r);
     let namespace = namespace(r, env);
     let gateway_url = gateway_url(r, namespace.as_deref());
     let service_cluster_ip = service_cluster_ip(r);
@@ -111,6 +111,8 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
         admin_addr: admin_addr?,
         users_file: users_file?,
         admin_tokens: admin_tokens?,
+        admin_token_file,
+        cors_origins: cors_origins?,
         namespace: namespace?,
         identity,
         instance_limit: instance_limit?,
@@ -178,33 +180,53 @@ fn users(r: &mut Reader<'_>) -> Option<PathBuf> {
     }
 }
 
-fn tokens(r: &mut Reader<'_>) -> Option<Vec<Secret>> {
+fn admin_tokens(r: &mut Reader<'_>) -> Option<Vec<Secret>> {
     const NAME: &str = "ADMIN_TOKEN";
     let before = r.mistakes.len();
     let Some(text) = r.secret(NAME) else {
         return (r.mistakes.len() == before).then(Vec::new);
     };
-    let tokens: Vec<&str> = split(text.expose()).collect();
-    for (n, token) in tokens.iter().enumerate() {
-        let n = n + 1;
-        if token.len() < MIN_TOKEN {
+    let (tokens, mistakes) = tokens::parse(&text);
+    for mistake in mistakes {
+        r.mistake(NAME, mistake.to_string(), mistake.fix());
+    }
+    Some(tokens)
+}
+
+/// Origins as browsers send them: `scheme://host[:port]`, or `*` alone, or `none` alone.
+fn origins(r: &mut Reader<'_>) -> Option<Vec<String>> {
+    const NAME: &str = "CORS_ORIGINS";
+    let words = r.words(NAME);
+    if let [word] = words.as_slice() {
+        if word == "*" {
+            return Some(words);
+        }
+        if word.eq_ignore_ascii_case("none") {
+            return Some(Vec::new());
+        }
+    }
+    let mut good = true;
+    for word in &words {
+        let uri = word.parse::<http::Uri>().ok();
+        // A browser sends neither path nor credentials, so an origin with them would match nothing.
+        let fits = uri.is_some_and(|uri| {
+            uri.scheme().is_some()
+                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+                && matches!(uri.path(), "" | "/")
+                && uri.query().is_none()
+                && !word.ends_with('/')
+        });
+        if !fits {
+            good = false;
             r.mistake(
                 NAME,
-                format!("token {n} of {} is shorter than {MIN_TOKEN} characters", tokens.len()),
-                "make one with `openssl rand -hex 32`",
-            );
-        } else if !token.bytes().all(|b| b.is_ascii_graphic()) {
-            r.mistake(
-                NAME,
-                format!("token {n} of {} has characters that no header can carry", tokens.len()),
-                "make one with `openssl rand -hex 32`",
+                format!("{} is not an origin", quoted(word)),
+                "write scheme://host:port without a path, such as http://localhost:5000; * alone for all, none \
+                 alone for none",
             );
         }
     }
-    if tokens.is_empty() {
-        r.mistake(NAME, "holds no token", "make one with `openssl rand -hex 32`, or remove it");
-    }
-    Some(tokens.into_iter().map(Secret::from).collect())
+    good.then_some(words)
 }
 
 fn namespace(r: &mut Reader<'_>, env: &Environment) -> Option<String> {

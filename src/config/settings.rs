@@ -100,8 +100,16 @@ pub const SETTINGS: &[Setting] = &[
         Topic::Access,
         "ADMIN_TOKEN",
         "Bearer tokens of the admin API, separated by commas or white space: any of them will do, so that \
-         one can be rotated. At least 16 characters each. Without one the API is open to whoever reaches the \
-         port. Probes and metrics never need one.",
+         one can be rotated. At least 16 characters each. The file has one a line, with comments after `#`; \
+         it is re-read when it changes, and a mistake in it leaves the tokens as they were. Without a token \
+         the API is open to whoever reaches the port. Probes and metrics never need one.",
+    ),
+    setting(
+        Topic::Access,
+        "CORS_ORIGINS",
+        Value("http://localhost:5000,http://127.0.0.1:5000"),
+        "Origins whose pages may use the admin API from a browser, separated by commas; `*` alone for all of \
+         them, `none` alone for none.",
     ),
     setting(
         Topic::Access,

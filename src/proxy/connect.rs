@@ -83,7 +83,7 @@ pub(super) async fn admit(
         Credentials::Many => return Err(refused(thread, AuthError::Malformed)),
         Credentials::Known(login) => login,
         Credentials::Unknown(header) => {
-            if let Some(grant) = pod(thread, &header) {
+            if let Some(grant) = pod(thread, &header).await {
                 record.account = Some(Arc::from("pod"));
                 record.trail.step(Step::Authenticated);
                 return Ok(Admitted::Pod(grant));
@@ -104,13 +104,22 @@ pub(super) async fn admit(
 }
 
 /// The pod whose own credentials these are. Wrong ones go on to the password check, which refuses them
-/// like any unknown account, in bytes and in time.
-fn pod(thread: &Thread, header: &[u8]) -> Option<Grant> {
+/// like any unknown account, in bytes and in time; before that all of them wait equally long, for the pod
+/// that another replica has just started.
+async fn pod(thread: &Thread, header: &[u8]) -> Option<Grant> {
     let (user, password) = split_basic(header).ok()?;
     if !user.starts_with(POD_USER) {
         return None;
     }
-    thread.shared.exits.by_pod_credentials(&user, &password)
+    let exits = &thread.shared.exits;
+    if let Some(grant) = exits.by_pod_credentials(&user, &password) {
+        return Some(grant);
+    }
+    tokio::select! {
+        biased;
+        grant = exits.await_pod_credentials(&user, &password) => grant,
+        () = thread.closing.waiter() => None,
+    }
 }
 
 fn refused(thread: &Thread, error: AuthError) -> ProxyError {

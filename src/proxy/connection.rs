@@ -288,13 +288,7 @@ enum Sent {
     No,
 }
 
-async fn send(
-    thread: &Thread,
-    stream: &TcpStream,
-    error: &ProxyError,
-    record: Record,
-    close: bool,
-) -> Sent {
+async fn send(thread: &Thread, stream: &TcpStream, error: &ProxyError, record: Record, close: bool) -> Sent {
     let bytes = response::error_bytes(error, record.id, close);
     let sent = timeout(thread.shared.timings.head, write_all(stream, &bytes)).await;
     if !matches!(sent, Ok(Ok(()))) {

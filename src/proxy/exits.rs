@@ -36,6 +36,9 @@ pub(super) trait Exits: Send + Sync {
     /// The pod that these credentials were made for.
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant>;
 
+    /// The same, waiting a moment for a pod that this replica does not know yet.
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>>;
+
     /// The exit does not work: new requests go elsewhere.
     fn report(&self, exit: &Arc<Exit>, why: Fault);
 }
@@ -81,13 +84,17 @@ impl Exits for Sessions {
         deadline: Instant,
         tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>> {
-        Box::pin(async move {
-            Self::acquire_telling(self, key, lifetimes, deadline, tell).await.map(Grant::from)
-        })
+        Box::pin(
+            async move { Self::acquire_telling(self, key, lifetimes, deadline, tell).await.map(Grant::from) },
+        )
     }
 
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant> {
         Self::by_pod_credentials(self, user, password).map(Grant::from)
+    }
+
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>> {
+        Box::pin(async move { Self::await_pod_credentials(self, user, password).await.map(Grant::from) })
     }
 
     fn report(&self, exit: &Arc<Exit>, why: Fault) {

@@ -194,7 +194,8 @@ pub struct Proxy {
 ///
 /// When a thread or its runtime cannot be made.
 pub fn start(config: &Config, listeners: Listeners, deps: Deps) -> io::Result<Proxy> {
-    let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown, liveness, failures } = deps;
+    let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown, liveness, failures } =
+        deps;
     let exits = Arc::new(sessions);
     let shared =
         Shared::new(config, exits, authenticator, catalogue, destinations, metrics, shutdown, failures)?;

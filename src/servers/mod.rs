@@ -6,11 +6,17 @@
 
 mod catalogue;
 mod iso;
+mod job;
 mod list;
 pub mod names;
+mod origin;
+mod refresh;
 mod sources;
 
 pub use catalogue::{Catalogue, City, Country};
+pub use job::{JobError, JobFailure};
 pub use list::{CatalogueError, Server};
 pub use names::{CityId, CountryId, Hostname, Place};
+pub use origin::{Origin, SourceKind};
+pub use refresh::{RefreshError, Refresher};
 pub use sources::{LoadError, Source, load, watch_file};

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use super::origin::{Origin, SourceKind};
 use super::{Catalogue, CatalogueError};
 
 /// Largest list that is read. Gluetun's whole file, of all providers, has some 20 MiB.
@@ -47,9 +48,13 @@ pub enum LoadError {
 /// When the file cannot be read (or is larger than 64 MiB), or is not a usable list.
 pub fn load(source: &Source) -> Result<Catalogue, LoadError> {
     match source {
-        Source::Text(text) => Ok(Catalogue::parse(text)?),
-        Source::File(path) => Ok(Catalogue::parse(&read(path)?)?),
+        Source::Text(text) => Ok(Catalogue::parse(text)?.from_origin(Origin::now(SourceKind::Variable))),
+        Source::File(path) => Ok(file(&read(path)?)?),
     }
+}
+
+fn file(text: &str) -> Result<Catalogue, CatalogueError> {
+    Ok(Catalogue::parse(text)?.from_origin(Origin::now(SourceKind::File)))
 }
 
 fn read(path: &Path) -> Result<String, LoadError> {
@@ -115,7 +120,7 @@ fn reload(path: &Path, current: &[u8; 32]) -> Result<Option<Catalogue>, LoadErro
     if <[u8; 32]>::from(Sha256::digest(&text)) == *current {
         return Ok(None);
     }
-    Ok(Some(Catalogue::parse(&text)?))
+    Ok(Some(file(&text)?))
 }
 
 #[cfg(test)]

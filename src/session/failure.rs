@@ -135,6 +135,8 @@ pub mod code {
     pub const CAPACITY_FULL: &str = "capacity_full";
     /// A ResourceQuota of the namespace is reached.
     pub const QUOTA_FULL: &str = "quota_full";
+    /// Each server that the session may have is in use by another pod.
+    pub const SERVER_IN_USE: &str = "server_in_use";
     /// Too many claims wait for a pod.
     pub const QUEUE_FULL: &str = "queue_full";
     /// The gateway lacks a right in the cluster.
@@ -144,7 +146,8 @@ pub mod code {
     /// The exit of a strict session is lost.
     pub const EXIT_LOST: &str = "exit_lost";
     /// All of them.
-    pub const ALL: [&str; 6] = [CAPACITY_FULL, QUOTA_FULL, QUEUE_FULL, FORBIDDEN, UNAVAILABLE, EXIT_LOST];
+    pub const ALL: [&str; 7] =
+        [CAPACITY_FULL, QUOTA_FULL, SERVER_IN_USE, QUEUE_FULL, FORBIDDEN, UNAVAILABLE, EXIT_LOST];
 }
 
 /// Why a session could not be given an exit.

@@ -70,6 +70,8 @@ pub(super) struct Entry {
     pub(super) waiters_changed: Notify,
     /// Set while a task makes and holds the claim for those who wait.
     pub(super) ensuring: AtomicBool,
+    /// Set when nobody will ever ask for this session again: its claim is to go with those who wait.
+    abandoned: AtomicBool,
     /// When the session was last used, in milliseconds since the clock's start.
     last_used: AtomicU64,
     /// Until when a hit need not renew the claim first, in milliseconds since the clock's start.
@@ -114,6 +116,7 @@ impl Entry {
             rounds: AtomicUsize::new(0),
             waiters_changed: Notify::new(),
             ensuring: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             fresh_until: AtomicU64::new(0),
             control_error: std::sync::Mutex::default(),
@@ -173,6 +176,15 @@ impl Entry {
     pub(super) fn use_exit(self: &Arc<Self>, exit: &Arc<Exit>) -> Option<(Option<SystemTime>, Activity)> {
         let expires = self.state.borrow().claim().map(|claim| claim.expires)?;
         (!exit.gone.is_cancelled()).then(|| (expires, Activity::new(Arc::clone(self), Arc::clone(exit))))
+    }
+
+    /// Notes that nobody will ever ask for this session again.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
     }
 
     pub(super) fn is_fresh(&self) -> bool {
@@ -323,6 +335,8 @@ pub(super) struct Table {
     entries: DashMap<SessionKey, Arc<Entry>>,
     logins: DashMap<String, PodLogin>,
     waiting: Arc<AtomicUsize>,
+    /// Told when a pod's credentials have become known, or its pod has changed.
+    pub(super) logins_changed: Notify,
     pub(super) clock: Clock,
 }
 
@@ -332,6 +346,7 @@ impl Table {
             entries: DashMap::new(),
             logins: DashMap::new(),
             waiting: Arc::default(),
+            logins_changed: Notify::new(),
             clock: Clock { start: Instant::now() },
         }
     }
@@ -384,6 +399,7 @@ impl Table {
     /// Makes a pod's own credentials known.
     pub(super) fn log_in(&self, user: &str, login: PodLogin) {
         self.logins.insert(user.to_owned(), login);
+        self.logins_changed.notify_waiters();
     }
 
     /// Forgets the credentials of an exit that is gone.

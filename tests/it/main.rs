@@ -5,6 +5,11 @@
 #[macro_use]
 mod support;
 
+mod api;
+mod api_access;
+mod api_input;
+mod api_lost;
+mod api_replicas;
 mod capacity;
 mod control_plane;
 mod failures;
@@ -17,3 +22,4 @@ mod proxy_errors;
 mod relay;
 mod sessions;
 mod simulator;
+mod v1;

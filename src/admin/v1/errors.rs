@@ -12,7 +12,8 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::query::{self, Params, bad};
 use crate::admin::Admin;
-use crate::admin::response::{ErrorBody, Failure};
+use crate::admin::response::Failure;
+use crate::admin::types::ErrorBody;
 use crate::proxy::failures::{self, BROKEN_OFF, Filter};
 use crate::proxy::trail::{Noted, Step};
 use crate::proxy::{ALL_CODES, Code};
@@ -210,24 +211,24 @@ pub(in crate::admin) async fn list(
 /// An answer of `GET /v1/errors`, for the document.
 fn example() -> serde_json::Value {
     serde_json::json!({
-  "replica": "gluetun-gateway-6c5b8f9d4-x7k2p",
-  "errors": [{
-    "request_id": "85396da643533d60", "began_at": "2026-11-25T17:00:00.250000Z", "took_ms": 2003.4,
-    "account": "demo", "selector": "country-jp", "session": "gw-zltvy47xk6ebcc4ci2jr",
-    "client": "10.42.0.17:51332", "method": "CONNECT", "target": "example.org:443", "exit": null,
-    "code": "capacity_full", "status": 503, "message": "INSTANCE_LIMIT reached: 5 of 5 pods",
-    "hint": "room is made when a session ends or is idle; ask for an exit that exists, or retry",
-    "retryable": true,
-    "steps": [
-      {"step": "authenticated", "at_ms": 0.081}, {"step": "resolved", "at_ms": 0.09},
-      {"step": "allowed", "at_ms": 0.095}, {"step": "held", "at_ms": 0.11},
-      {"step": "claim_seen", "at_ms": 4.2},
-      {"step": "told", "at_ms": 9.8, "detail": "capacity_full: INSTANCE_LIMIT reached: 5 of 5 pods"},
-      {"step": "ended", "at_ms": 2003.4}
-    ]
-  }],
-  "total": 1
-    })
+    "replica": "gluetun-gateway-6c5b8f9d4-x7k2p",
+    "errors": [{
+      "request_id": "85396da643533d60", "began_at": "2026-11-25T17:00:00.250000Z", "took_ms": 2003.4,
+      "account": "demo", "selector": "country-jp", "session": "gw-zltvy47xk6ebcc4ci2jr",
+      "client": "10.42.0.17:51332", "method": "CONNECT", "target": "example.org:443", "exit": null,
+      "code": "capacity_full", "status": 503, "message": "INSTANCE_LIMIT reached: 5 of 5 pods",
+      "hint": "room is made when a session ends or is idle; ask for an exit that exists, or retry",
+      "retryable": true,
+      "steps": [
+        {"step": "authenticated", "at_ms": 0.081}, {"step": "resolved", "at_ms": 0.09},
+        {"step": "allowed", "at_ms": 0.095}, {"step": "held", "at_ms": 0.11},
+        {"step": "claim_seen", "at_ms": 4.2},
+        {"step": "told", "at_ms": 9.8, "detail": "capacity_full: INSTANCE_LIMIT reached: 5 of 5 pods"},
+        {"step": "ended", "at_ms": 2003.4}
+      ]
+    }],
+    "total": 1
+      })
 }
 
 fn tell(failure: &failures::Failure) -> FailedRequest {

@@ -16,6 +16,6 @@ use super::Admin;
 pub(super) fn router() -> Router<Arc<Admin>> {
     Router::new()
         .route("/v1/sessions", get(sessions::list))
-        .route("/v1/sessions/{name}", get(sessions::show))
+        .route("/v1/sessions/{name}", get(sessions::show).delete(sessions::end))
         .route("/v1/errors", get(errors::list))
 }

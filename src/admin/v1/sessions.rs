@@ -13,7 +13,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::errors::time_schema;
 use super::query::{self, Params};
 use crate::admin::Admin;
-use crate::admin::response::{ErrorBody, Failure};
+use crate::admin::response::Failure;
+use crate::admin::types::ErrorBody;
+use crate::session::api::{ApiError, ForbiddenKind, missing_right};
 use crate::session::claim::{self, Reason, format_time};
 use crate::session::pod::PodView;
 use crate::session::view::{Listed, SessionView, Standing};
@@ -262,6 +264,65 @@ pub(in crate::admin) async fn show(
     let Path(name) = name.map_err(malformed)?;
     let found = admin.sessions.find(&name).ok_or_else(missing)?;
     Ok(Json(tell(&found, &admin.config.identity)))
+}
+
+/// End a session
+///
+/// Its claim goes first, then its pods; its tunnels close. A request that asks for it afterwards begins it
+/// anew. The name of a pod that belongs to no session ends that pod.
+#[utoipa::path(
+    delete,
+    path = "/v1/sessions/{name}",
+    tag = "v1",
+    operation_id = "endSession",
+    params(("name" = String, Path, description = "Name of the claim, or of a pod that belongs to none.",
+        example = "gw-u3spfmtwbl7z6tpp3gea")),
+    responses(
+        (status = 200, description = "It has ended.", body = EndedSession, example = json!({
+            "name": "gw-u3spfmtwbl7z6tpp3gea", "pods": ["gluetun-444b33d0-0604-578f-a246-c49a9fe4c5c8"]})),
+        (status = 400, description = "The name is not text.", body = ErrorBody,
+            example = json!({"error": "Invalid UTF-8 in `name`"})),
+        (status = 404, description = "There is none of that name.", body = ErrorBody,
+            example = json!({"error": "Session not found"})),
+        (status = 500, description = "The gateway lacks a right in the cluster.", body = ErrorBody,
+            example = json!({"error": "Failed to end the session: the gateway's service account may not delete leases"})),
+        (status = 503, description = "Kubernetes does not answer.", body = ErrorBody,
+            example = json!({"error": "Failed to end the session: the Kubernetes API does not answer, try again"})),
+    ),
+    security((), ("token" = []))
+)]
+pub(in crate::admin) async fn end(
+    State(admin): State<Arc<Admin>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<EndedSession>, Failure> {
+    let Path(name) = name.map_err(malformed)?;
+    let pods = admin.manager.end(&name).await.map_err(|error| failed(&name, &error))?.ok_or_else(missing)?;
+    tracing::info!(session = name, pods = pods.len(), "session ended on request");
+    Ok(Json(EndedSession { name, pods }))
+}
+
+fn failed(name: &str, error: &ApiError) -> Failure {
+    tracing::warn!(session = name, %error, "a session could not be ended on request");
+    let (status, why) = match error {
+        ApiError::Forbidden(ForbiddenKind::Rights, message) => {
+            let right = missing_right(message).unwrap_or_else(|| "delete it".to_owned());
+            let why = format!("the gateway's service account may not {right}");
+            (StatusCode::INTERNAL_SERVER_ERROR, why)
+        }
+        ApiError::Timeout | ApiError::Unavailable(_) => {
+            let why = "the Kubernetes API does not answer, try again".to_owned();
+            (StatusCode::SERVICE_UNAVAILABLE, why)
+        }
+        ApiError::NotFound
+        | ApiError::Conflict
+        | ApiError::AlreadyExists
+        | ApiError::Invalid(_)
+        | ApiError::Forbidden(
+            ForbiddenKind::Quota | ForbiddenKind::PodSecurity | ForbiddenKind::Admission,
+            _,
+        ) => (StatusCode::INTERNAL_SERVER_ERROR, "the Kubernetes API refuses it".to_owned()),
+    };
+    Failure::new(status, format!("Failed to end the session: {why}"))
 }
 
 fn missing() -> Failure {

@@ -39,6 +39,9 @@ impl Brain {
                 return;
             }
         }
+        if self.end_if_expired(claim, plan) {
+            return;
+        }
         let Some(seen) = self.seen.pods.get_mut(&pod.view.uid) else { return };
         match judge(pod, seen, was_up, plan.now.mono, self.settings.patience) {
             Verdict::Up => {
@@ -123,7 +126,8 @@ impl Brain {
         if self.first_told(claim) {
             self.tell(Story::Lost { pod: pod.clone(), claim: Arc::clone(claim), why });
         }
-        if claim.pinned {
+        // Nobody could ask for another: its owner knows the credentials of that very pod.
+        if claim.pinned || claim.key.account.is_api() {
             self.delete_claim(claim, true, ClaimEnd::PinnedLost, plan);
             return;
         }
@@ -191,6 +195,18 @@ impl Brain {
         let patch =
             if retry { ClaimPatch::Next { reason: Some(reason) } } else { ClaimPatch::Reason(reason) };
         self.patch_claim(claim, patch, plan);
+    }
+
+    /// Ends a session of the management API whose exit is past its `ttl`: there are no new requests that
+    /// could be given another exit. Tells whether it does.
+    fn end_if_expired(&mut self, claim: &Arc<Claim>, plan: &mut Plan) -> bool {
+        let Some(expires) = claim.expires.filter(|_| claim.key.account.is_api()) else { return false };
+        let left = expires.duration_since(plan.now.wall).unwrap_or_default();
+        if plan.due(plan.now.mono + left) {
+            self.delete_claim(claim, false, ClaimEnd::Expired, plan);
+            return true;
+        }
+        false
     }
 
     /// Whether somebody is seen to want the claim's exit.

@@ -148,6 +148,10 @@ impl Exits for Table {
         self.state.borrow().ready.as_ref().filter(|_| good).map(|exit| grant(exit, None))
     }
 
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>> {
+        Box::pin(std::future::ready(self.by_pod_credentials(user, password)))
+    }
+
     fn report(&self, exit: &Arc<Exit>, why: Fault) {
         self.reports.lock().unwrap().push((exit.proxy_addr, why));
         self.state.send_modify(|state| {
@@ -164,6 +168,8 @@ fn config() -> Config {
         admin_addr: "127.0.0.1:0".parse().unwrap(),
         users_file: "users".into(),
         admin_tokens: Vec::new(),
+        admin_token_file: None,
+        cors_origins: Vec::new(),
         namespace: "test".to_owned(),
         identity: "test".to_owned(),
         instance_limit: 5,
