@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::drain::Shutdown;
 use crate::identity::{Authenticator, Users, UsersError};
 use crate::metrics::Metrics;
+use crate::proxy::failures::Failures;
 use crate::proxy::{self, Deps, DestinationError, Destinations, Listeners, Proxy};
 use crate::readiness::{Liveness, Readiness, Report};
 use crate::servers::{self, Catalogue, LoadError};
@@ -132,6 +133,7 @@ struct Shared {
     authenticator: Authenticator,
     catalogue: watch::Receiver<Arc<Catalogue>>,
     shutdown: Shutdown,
+    failures: Failures,
     /// Cancelled to begin the drain.
     begin: CancellationToken,
 }
@@ -199,6 +201,7 @@ impl App {
         let shutdown = Shutdown::new();
         let (sessions, driver) = session::sessions(Arc::clone(&metrics), config.idle_timeout);
         let shared = Shared {
+            failures: Failures::new(config.data_threads),
             config,
             metrics,
             readiness,
@@ -306,6 +309,7 @@ fn start_proxy(shared: &Shared, listeners: Listeners, destinations: Destinations
         metrics: Arc::clone(&shared.metrics),
         shutdown: shared.shutdown.clone(),
         liveness: shared.liveness.clone(),
+        failures: shared.failures.clone(),
     };
     proxy::start(&shared.config, listeners, deps)
 }

@@ -88,6 +88,7 @@ impl Port {
             manager: Manager::new(sessions.clone(), nobody(), "vpn"),
             tokens: watch::channel(Arc::new(tokens.iter().map(|token| Secret::from(*token)).collect())).1,
             catalogue: receiver,
+            failures: Failures::new(1),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

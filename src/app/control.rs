@@ -162,6 +162,7 @@ impl Control {
                 liveness: shared.liveness.clone(),
                 sessions: shared.sessions.clone(),
                 catalogue: shared.catalogue.clone(),
+                failures: shared.failures.clone(),
                 refresher,
                 manager,
                 tokens,

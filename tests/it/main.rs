@@ -23,3 +23,4 @@ mod proxy_errors;
 mod relay;
 mod sessions;
 mod simulator;
+mod v1;
