@@ -30,6 +30,7 @@ mod patch;
 mod plan;
 mod probe;
 mod snapshot;
+pub mod template;
 #[cfg(test)]
 mod testing;
 mod writes;
