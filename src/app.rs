@@ -107,11 +107,13 @@ pub struct Options {
     pub metrics: Option<Arc<Metrics>>,
     /// How often the users and servers files are looked at for changes.
     pub reload_interval: Duration,
+    /// Whether the API server is asked at start if rights and admission will do: some 20 requests.
+    pub preflight: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { metrics: None, reload_interval: RELOAD }
+        Self { metrics: None, reload_interval: RELOAD, preflight: true }
     }
 }
 
@@ -213,6 +215,7 @@ impl App {
             catalogue: catalogue_tx,
             conditions,
             reload_interval: options.reload_interval,
+            preflight: options.preflight,
         };
         control.spawn(started_tx, exit_tx)?;
         started.await.map_err(|_| AppError::Control)??;

@@ -29,6 +29,7 @@ mod observations;
 mod patch;
 mod plan;
 mod probe;
+pub mod sample;
 mod snapshot;
 pub mod template;
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod kubectl;
 mod lifecycle;
 mod main_job;
 mod manifest;
+mod preflight;
 mod program;
 mod proxy_errors;
 mod relay;
