@@ -114,11 +114,13 @@ pub struct Options {
     /// How often the ConfigMap with the last server list is looked at, for one that another replica has
     /// fetched.
     pub look_interval: Duration,
+    /// Whether the API server is asked at start if rights and admission will do: some 20 requests.
+    pub preflight: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { metrics: None, reload_interval: RELOAD, look_interval: LOOK }
+        Self { metrics: None, reload_interval: RELOAD, look_interval: LOOK, preflight: true }
     }
 }
 
@@ -231,6 +233,7 @@ impl App {
             conditions,
             reload_interval: options.reload_interval,
             look_interval: options.look_interval,
+            preflight: options.preflight,
         };
         control.spawn(started_tx, exit_tx)?;
         started.await.map_err(|_| AppError::Control)??;

@@ -44,6 +44,7 @@ pub(crate) fn config(tokens: &[&str]) -> Config {
         exit_ipv6: false,
         tun_device: TunDevice::HostPath,
         gluetun_image: "gluetun".to_owned(),
+        pod_template: None,
         vpn_provider: "mullvad".to_owned(),
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),

@@ -18,6 +18,7 @@ mod kubectl;
 mod lifecycle;
 mod main_job;
 mod manifest;
+mod preflight;
 mod program;
 mod proxy_errors;
 mod relay;

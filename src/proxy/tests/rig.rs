@@ -181,6 +181,7 @@ fn config() -> Config {
         exit_ipv6: false,
         tun_device: TunDevice::None,
         gluetun_image: String::new(),
+        pod_template: None,
         vpn_provider: "mullvad".to_owned(),
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),
