@@ -13,7 +13,7 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LIMIT = 150
 
 #: What a client has of the environment: nothing that names a proxy or certificates of the machine's own.
-KEPT = ("PATH", "LANG", "TMPDIR", "JAVA_HOME", "CHROMIUM")
+KEPT = ("PATH", "LANG", "TMPDIR", "JAVA_HOME", "CHROMIUM", "PYTHONDONTWRITEBYTECODE")
 
 #: What a client shows of an error of the gateway's.
 BODY = "the whole answer"

@@ -76,7 +76,7 @@ async fn a_job_fails_when_its_pods_have_failed_often_enough() {
 #[tokio::test]
 async fn a_jobs_deadline_ends_its_pods_and_a_deleted_pod_is_replaced() {
     let lab = Lab::new(132).await;
-    lab.create::<Job>(job("late", "serve", json!({"activeDeadlineSeconds": 2}))).await;
+    lab.create::<Job>(job("late", "serve", json!({"activeDeadlineSeconds": 6}))).await;
     lab.event("late", "SuccessfulCreate").await;
     let pod = pods_of(&lab, "late").await.remove(0).name_any();
     lab.until_ready(&pod).await;
