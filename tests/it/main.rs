@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod accounts;
 mod capacity;
 mod control_plane;
 mod failures;
