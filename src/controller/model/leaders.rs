@@ -64,7 +64,7 @@ pub(super) struct Leader {
 pub(super) struct Call {
     pub(super) leader: usize,
     term: u64,
-    action: Action,
+    pub(super) action: Action,
     outcome: Option<Outcome>,
     /// It fails before it takes effect.
     fails: bool,
