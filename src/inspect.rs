@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use gluetun_gateway::config::{Config, Environment};
+use gluetun_gateway::config::{Config, ConfigError, Environment, Mistake, cluster};
 use gluetun_gateway::controller::sample::sample;
 use gluetun_gateway::metrics::Metrics;
 use gluetun_gateway::preflight::{Preflight, Verdict};
@@ -19,10 +19,19 @@ pub(super) fn check(ask_cluster: bool) -> Result<u8, Failure> {
     if ask_cluster {
         return check_cluster();
     }
-    if ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"].iter().any(|name| env.get(name).is_some()) {
-        configuration(&runtime()?)?;
-    } else {
-        Config::load(&env).map_err(|mistakes| Failure::new(USAGE, mistakes))?;
+    let in_sight = ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"].iter().any(|name| env.get(name).is_some());
+    let kube = if in_sight { runtime()?.block_on(cluster(&env)).err() } else { None };
+    let mut mistakes: Vec<Mistake> = kube.into_iter().collect();
+    match Config::check(&env) {
+        Ok((_, warnings)) => {
+            for warning in warnings {
+                writeln!(io::stderr(), "warning: {warning}").ok();
+            }
+        }
+        Err(ConfigError(of_settings)) => mistakes.splice(0..0, of_settings).for_each(drop),
+    }
+    if !mistakes.is_empty() {
+        return Err(Failure::new(USAGE, ConfigError(mistakes)));
     }
     writeln!(io::stdout(), "the configuration is good")?;
     Ok(0)

@@ -25,7 +25,7 @@ pub struct Metrics {
     process: Registry,
     /// Requests of the proxy port that ended, by `kind` (`connect`, `http`, `none`) and `outcome`
     /// (`ok`, an error code of `docs/errors.md`, or how it broke off: `client_gone`, `client_reset`,
-    /// `upstream_reset`, `exit_gone`, `cut`, `idle`).
+    /// `upstream_reset`, `exit_gone`, `account_gone`, `cut`, `idle`).
     pub requests: IntCounterVec,
     /// How long requests were held for an exit, in seconds, by `cold` (`true`, `false`).
     pub hold_seconds: HistogramVec,
@@ -63,6 +63,10 @@ pub struct Metrics {
     pub claims_reaped: IntCounter,
     /// Password checks, by `outcome` (`ok`, `refused`, `busy`, `cached`).
     pub logins: IntCounterVec,
+    /// Requests refused by a limit of their account, by `limit` (`sessions`, `tunnels`, `rate`).
+    pub account_quota: IntCounterVec,
+    /// Accounts that can log in.
+    pub accounts: IntGauge,
     /// Servers in the list in use.
     pub servers: IntGauge,
     /// How old the list in use is, in seconds, by its `source`: set at each scrape, for one source.
@@ -153,6 +157,12 @@ impl Metrics {
             )?,
             claims_reaped: counter("claims_reaped_total", "Claims reaped as idle")?,
             logins: counters("logins_total", "Password checks", &["outcome"])?,
+            account_quota: counters(
+                "account_quota_total",
+                "Requests refused by a limit of their account",
+                &["limit"],
+            )?,
+            accounts: gauge("accounts", "Accounts that can log in")?,
             servers: gauge("servers", "Servers in the list in use")?,
             servers_age: gauges("servers_age_seconds", "Age of the list in use", &["source"])?,
             servers_refreshes: counters(

@@ -96,6 +96,21 @@ pub const SETTINGS: &[Setting] = &[
          form, as `gluetun-gateway hash-password` prints them. Re-read when it changes; a mistake in it \
          leaves the accounts as they were.",
     ),
+    setting(
+        Topic::Access,
+        "ACCOUNTS_FILE",
+        Nothing,
+        "What each account may do: YAML, described in [accounts.md](accounts.md). It holds no secrets, so a \
+         ConfigMap will do. Without it every account may do everything. Re-read together with `USERS_FILE`; \
+         a mistake in either leaves both as they were.",
+    ),
+    setting(
+        Topic::Access,
+        "ACCOUNT_DRAIN_TIMEOUT",
+        Value("25s"),
+        "How long the open tunnels of an account have that was removed or disabled, and its sessions with \
+         their exits; new requests are refused at once. `0s` to `24h`.",
+    ),
     secret(
         Topic::Access,
         "ADMIN_TOKEN",

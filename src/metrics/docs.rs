@@ -48,6 +48,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         exits_failed,
         claims_reaped,
         logins,
+        account_quota,
+        accounts,
         servers,
         servers_age,
         servers_refreshes,
@@ -73,6 +75,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         exits_failed,
         claims_reaped,
         logins,
+        account_quota,
+        accounts,
         servers,
         servers_age,
         servers_refreshes,
@@ -125,9 +129,9 @@ fn the_documentation_has_every_value_of_closed_labels() {
     let classes = FailureClass::ALL.iter().map(|class| class.as_str());
     let sources = SourceKind::ALL.iter().map(|source| source.as_str());
     let failures = JobFailure::ALL.iter().map(|failure| failure.as_str());
-    for value in
-        classes.chain(sources).chain(failures).chain(PodState::ALL.iter().map(|state| state.as_str()))
-    {
+    let quotas = crate::accounts::Quota::ALL.iter().map(|quota| quota.as_str());
+    let states = PodState::ALL.iter().map(|state| state.as_str());
+    for value in classes.chain(sources).chain(failures).chain(states).chain(quotas) {
         assert!(text.contains(&format!("`{value}`")), "{value}");
     }
 }

@@ -133,13 +133,13 @@ pub(super) async fn forward(
             format!("the request is framed in two ways: {why}"),
         ));
     }
-    let target = check_target(thread, Target::http(request.uri()), || client.local, record)?;
+    let target = check_target(thread, &admitted, Target::http(request.uri()), || client.local, record)?;
 
     let on_upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, incoming) = request.into_parts();
     let protocol = rewrite(&mut parts)?;
     let empty = incoming.is_end_stream();
-    let mut hold = Hold::begin(thread, admitted);
+    let mut hold = Hold::begin(admitted);
     let grant = hold.grant(thread, record).await?;
 
     // Only what may be sent twice goes over a connection that may have ended unseen.

@@ -16,6 +16,7 @@ use super::exits::Watches;
 use super::pool::Pool;
 use super::record::Counters;
 use super::wish::Wishes;
+use crate::accounts::Usage;
 use crate::session::Exit;
 
 /// The data thread's own state.
@@ -32,7 +33,8 @@ pub(super) struct Thread {
     pub(super) pool: Pool,
     /// Fired when the listeners close: idle connections end.
     pub(super) closing: Rc<Event>,
-    watches: RefCell<Watches>,
+    watches: RefCell<Watches<Exit>>,
+    accounts: RefCell<Watches<Usage>>,
 }
 
 impl Thread {
@@ -45,10 +47,15 @@ impl Thread {
                 shared.failures.shard(),
             )),
             buffers: Buffers::default(),
-            wishes: RefCell::new(Wishes::new(shared.catalogue.clone())),
+            wishes: RefCell::new(Wishes::new(
+                shared.catalogue.clone(),
+                shared.accounts.clone(),
+                shared.idle_timeout,
+            )),
             pool: Pool::new(shared.timings.pooled),
             closing: Rc::new(Event::default()),
             watches: RefCell::default(),
+            accounts: RefCell::default(),
             shared,
         })
     }
@@ -56,6 +63,11 @@ impl Thread {
     /// A future that ends when the exit's pod is gone.
     pub(super) fn gone(&self, exit: &Arc<Exit>) -> Waiter {
         self.watches.borrow_mut().gone(exit)
+    }
+
+    /// A future that ends when what is open of the account must end.
+    pub(super) fn account_gone(&self, usage: &Arc<Usage>) -> Waiter {
+        self.accounts.borrow_mut().gone(usage)
     }
 
     /// Reads and drops what a client still sends, after the write side was shut: closing a socket with

@@ -10,6 +10,7 @@ mod api_access;
 mod api_input;
 mod api_lost;
 mod api_replicas;
+mod accounts;
 mod capacity;
 mod catalogue;
 mod control_plane;
