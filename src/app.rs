@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::drain::Shutdown;
-use crate::identity::{Authenticator, Users, UsersError};
+use crate::identity::{Authenticator, Throttle, Users, UsersError};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Deps, DestinationError, Destinations, Listeners, Proxy};
 use crate::readiness::{Liveness, Readiness, Report};
@@ -163,7 +163,7 @@ impl App {
             Some(metrics) => metrics,
             None => Arc::new(Metrics::new()?),
         };
-        let authenticator = Authenticator::new(users(&config)?)?;
+        let authenticator = Authenticator::throttled(users(&config)?, Throttle::new(config.auth_throttle))?;
         let catalogue = match &config.servers {
             Some(source) => servers::load(source)?,
             None => Catalogue::default(),

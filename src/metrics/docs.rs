@@ -39,6 +39,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         pods_limit,
         tunnels_open,
         connections_open,
+        connections_unauthenticated,
+        connections_evicted,
         bytes,
         accept_paused,
         api_requests,
@@ -51,7 +53,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 21] = [
+    let all: [&dyn Collector; 23] = [
         requests,
         hold_seconds,
         cold_starts,
@@ -62,6 +64,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         pods_limit,
         tunnels_open,
         connections_open,
+        connections_unauthenticated,
+        connections_evicted,
         bytes,
         accept_paused,
         api_requests,

@@ -86,7 +86,8 @@ pub(super) async fn admit(
                 record.account = Some(Arc::from("pod"));
                 return Ok(Admitted::Pod(grant));
             }
-            let login = thread.shared.authenticator.authenticate(&header).await;
+            let client = Some(record.client.ip());
+            let login = thread.shared.authenticator.authenticate_from(&header, client).await;
             let login = login.map_err(|error| refused(thread, error))?;
             thread.counters.metrics.logins.with_label_values(&["ok"]).inc();
             login
@@ -112,6 +113,7 @@ fn pod(thread: &Thread, header: &[u8]) -> Option<Grant> {
 fn refused(thread: &Thread, error: AuthError) -> ProxyError {
     let outcome = match error {
         AuthError::Busy => "busy",
+        AuthError::Throttled { .. } => "throttled",
         AuthError::Malformed | AuthError::PercentEncoded | AuthError::Refused => "refused",
     };
     thread.counters.metrics.logins.with_label_values(&[outcome]).inc();

@@ -120,6 +120,7 @@ pub(super) async fn forward(
     record: &mut Record,
 ) -> Result<Reply, ProxyError> {
     let admitted = admit(thread, credentials(thread, request.headers()), record).await?;
+    client.connection.authenticated();
     if request.uri().scheme().is_none() {
         return Err(ProxyError::new(
             Code::NotAProxyRequest,

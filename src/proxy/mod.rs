@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
-use crate::config::Config;
+use crate::config::{Config, Forwarding};
 use crate::drain::Shutdown;
 use crate::identity::Authenticator;
 use crate::metrics::Metrics;
@@ -42,6 +42,7 @@ mod gluetun;
 pub mod head;
 mod headers;
 mod listener;
+mod newcomers;
 mod plain;
 mod pool;
 mod record;
@@ -126,6 +127,10 @@ struct Shared {
     checks: Arc<check::Checks>,
     /// Client connections that may still begin.
     slots: Arc<Semaphore>,
+    /// Connections of one data thread whose clients have not logged in.
+    most_newcomers: usize,
+    /// What plain HTTP gets added.
+    forwarding: Forwarding,
     /// Told when a connection has ended.
     freed: Notify,
 }
@@ -220,6 +225,8 @@ impl Shared {
             timings,
             checks: Arc::default(),
             slots: Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
+            most_newcomers: config.max_unauthenticated.div_ceil(config.data_threads.max(1)),
+            forwarding: config.forwarding_headers,
             freed: Notify::new(),
         })
     }

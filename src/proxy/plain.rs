@@ -167,6 +167,7 @@ async fn open(
     record: &mut Record,
 ) -> Result<Opened, ProxyError> {
     let admitted = admit(thread, credentials(thread, request.headers()), record).await?;
+    client.connection.authenticated();
     if !request.body().is_end_stream() {
         return Err(connect_with_body());
     }
