@@ -10,8 +10,10 @@ use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::client_io::head_timeout;
 use super::connect::{Admitted, Credentials, Hold, Opened, admit, check_target};
 use super::error::{Code, ProxyError};
+use super::gate::MAX_EARLY;
 use super::head::{Head, HeadError, MAX_HEAD, Scan, Scanner};
 use super::plain;
 use super::record::{Kind, Outcome, Record};
@@ -21,8 +23,6 @@ use super::thread::{Connection, Thread};
 use super::tunnel::{Greeting, Tunnel, shut};
 use super::upstream::{read_some, write_all};
 
-/// Bytes of a client that are taken in while its request is held.
-const MAX_EARLY: usize = 16 * 1024;
 /// Failed logins on one connection: then it closes, and guessing costs a connection each.
 const MAX_REFUSED: u32 = 2;
 /// Bytes that a client may still send after an error before it is closed on.
@@ -91,12 +91,6 @@ async fn begin(
             }
         };
         if head.method != "CONNECT" {
-            if head.target.contains('#') {
-                // RFC 9112, 3.2: a request target has no fragment; hyper would drop it in silence.
-                let record = Record::new(&thread.counters, Kind::None, client);
-                let error = ProxyError::new(Code::BadTarget, "a request target has no fragment");
-                return refuse(thread, stream, &error, record).await;
-            }
             bytes.drain(..start);
             return Next::Plain { stream, read: bytes };
         }
@@ -104,7 +98,8 @@ async fn begin(
         let request = Request {
             credentials: Credentials::of(thread, head.authorization),
             target: Target::authority(head.target),
-            has_body: head.has_body,
+            has_body: !head.body.is_empty(),
+            host_is_valid: head.host_is_valid,
         };
         let keep_alive = head.keep_alive;
         bytes.drain(..end);
@@ -150,6 +145,7 @@ struct Request {
     credentials: Credentials,
     target: Result<Target, TargetError>,
     has_body: bool,
+    host_is_valid: bool,
 }
 
 async fn open(
@@ -164,6 +160,9 @@ async fn open(
     if request.has_body {
         return Err(connect_with_body());
     }
+    if request.target.is_ok() && !request.host_is_valid {
+        return Err(host_is_invalid());
+    }
     let local = || stream.local_addr().ok().map(|addr| addr.ip());
     open_tunnel(thread, admitted, request.target, local, record).await
 }
@@ -172,6 +171,11 @@ async fn open(
 pub(super) fn connect_with_body() -> ProxyError {
     ProxyError::new(Code::NotAProxyRequest, "a CONNECT request has no body")
         .hint("leave Content-Length and Transfer-Encoding out")
+}
+
+/// RFC 9112, 3.2. Told after what is wrong with the target, which clients often repeat in it.
+pub(super) fn host_is_invalid() -> ProxyError {
+    HeadError::Malformed("Host names no host").into()
 }
 
 /// Opens the tunnel of a CONNECT by an admitted client.
@@ -222,11 +226,7 @@ async fn read_head(
             Ok(Ok(0) | Err(_)) => return Err(NoHead::Closed),
             Ok(Ok(_)) => {}
             Err(_) if begun => {
-                let error = ProxyError::new(
-                    Code::HeadTimeout,
-                    format!("the request's head did not come within {} s", timings.head.as_secs()),
-                );
-                return Err(NoHead::Error(error));
+                return Err(NoHead::Error(head_timeout(timings.head)));
             }
             Err(_) => return Err(NoHead::Closed),
         }
@@ -317,15 +317,4 @@ async fn send(
         shut(stream);
     }
     Sent::Yes
-}
-
-impl From<HeadError> for ProxyError {
-    fn from(error: HeadError) -> Self {
-        match error {
-            HeadError::TooManyFields => Self::new(Code::HeadTooLarge, "the request's head is too large"),
-            HeadError::Malformed(why) => {
-                Self::new(Code::NotAProxyRequest, format!("not a request that a proxy takes: {why}"))
-            }
-        }
-    }
 }

@@ -30,6 +30,7 @@ use crate::session::Sessions;
 
 pub mod buffers;
 mod check;
+pub mod chunks;
 mod client_io;
 mod connect;
 mod connection;
@@ -38,6 +39,7 @@ pub mod error;
 mod event;
 mod exits;
 mod forward;
+pub mod gate;
 mod gluetun;
 pub mod head;
 mod headers;

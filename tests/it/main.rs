@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod abuse;
 mod capacity;
 mod control_plane;
 mod failures;
@@ -17,3 +18,5 @@ mod proxy_errors;
 mod relay;
 mod sessions;
 mod simulator;
+mod strict;
+mod websocket;
