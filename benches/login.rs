@@ -34,7 +34,10 @@ async fn guesses(authenticator: &Authenticator, count: usize, at_once: usize) ->
 }
 
 fn show(title: &str, guesses: &[Guess]) {
-    println!("{title}\n  {:<8} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9}", "", "n", "min", "p10", "p50", "p90", "max");
+    println!(
+        "{title}\n  {:<8} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "", "n", "min", "p10", "p50", "p90", "max"
+    );
     for account in ["known", "unknown"] {
         let mut times: Vec<f64> =
             guesses.iter().filter(|g| g.0 == account).map(|g| g.1.as_secs_f64() * 1e3).collect();

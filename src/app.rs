@@ -9,16 +9,16 @@ mod supervise;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::{self, Accounts, FilesError, Follow};
 use crate::config::Config;
 use crate::drain::Shutdown;
-use crate::identity::{Authenticator, Throttle, Users, UsersError};
+use crate::identity::{Authenticator, Throttle};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Deps, DestinationError, Destinations, Listeners, Proxy};
 use crate::readiness::{Liveness, Readiness, Report};
@@ -60,22 +60,9 @@ pub enum AppError {
         /// Why not.
         error: io::Error,
     },
-    /// The users file cannot be read.
-    #[error("cannot read the users file {}: {error}", path.display())]
-    UsersFile {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-    /// The users file has mistakes.
-    #[error("the users file {} has mistakes: {}", path.display(), told(mistakes))]
-    Users {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        mistakes: Vec<UsersError>,
-    },
+    /// The users file or the accounts file cannot be used.
+    #[error(transparent)]
+    Accounts(#[from] FilesError),
     /// The server list cannot be used.
     #[error(transparent)]
     Servers(#[from] LoadError),
@@ -124,6 +111,7 @@ struct Shared {
     liveness: Liveness,
     sessions: Sessions,
     authenticator: Authenticator,
+    accounts: watch::Receiver<Arc<Accounts>>,
     catalogue: watch::Receiver<Arc<Catalogue>>,
     shutdown: Shutdown,
     /// Cancelled to begin the drain.
@@ -163,14 +151,22 @@ impl App {
             Some(metrics) => metrics,
             None => Arc::new(Metrics::new()?),
         };
-        let authenticator = Authenticator::throttled(users(&config)?, Throttle::new(config.auth_throttle))?;
+        let source =
+            accounts::Source { users: config.users_file.clone(), accounts: config.accounts_file.clone() };
+        let files = source.load()?;
         let catalogue = match &config.servers {
             Some(source) => servers::load(source)?,
             None => Catalogue::default(),
         };
         let destinations = Destinations::parse(&config.allow_destinations, &config.deny_destinations)
             .map_err(AppError::Destinations)?;
+        accounts::warn(&files.warnings(&catalogue));
         warn_of_open_api(&config);
+        let (fingerprint, now) = (files.fingerprint(), files.accounts());
+        metrics.accounts.set(i64::try_from(now.len()).unwrap_or(i64::MAX));
+        let (accounts_tx, accounts) = watch::channel(Arc::new(now));
+        let authenticator =
+            Authenticator::throttled(files.into_users(), Throttle::new(config.auth_throttle))?;
         let (catalogue_tx, catalogue) = watch::channel(Arc::new(catalogue));
 
         // Every port before anything runs.
@@ -191,6 +187,7 @@ impl App {
             liveness: Liveness::new(),
             sessions,
             authenticator,
+            accounts,
             catalogue,
             shutdown,
             begin: CancellationToken::new(),
@@ -204,7 +201,17 @@ impl App {
 
         let (exit_tx, exit) = watch::channel(None);
         let (started_tx, started) = oneshot::channel();
+        let follow = Follow {
+            source,
+            fingerprint,
+            authenticator: shared.authenticator.clone(),
+            accounts: accounts_tx,
+            catalogue: shared.catalogue.clone(),
+            drain: shared.config.account_drain_timeout,
+            interval: options.reload_interval,
+        };
         let control = control::Control {
+            follow,
             shared: shared.clone(),
             kube,
             admin,
@@ -286,6 +293,7 @@ fn start_proxy(shared: &Shared, listeners: Listeners, destinations: Destinations
     let deps = Deps {
         sessions: shared.sessions.clone(),
         authenticator: shared.authenticator.clone(),
+        accounts: shared.accounts.clone(),
         catalogue: shared.catalogue.clone(),
         destinations,
         metrics: Arc::clone(&shared.metrics),
@@ -301,14 +309,6 @@ fn own(destinations: Destinations, config: &Config, proxy: SocketAddr, admin: So
     let service = service.flat_map(|ip| [proxy.port(), admin.port()].map(|port| SocketAddr::new(ip, port)));
     let listening: Vec<SocketAddr> = [proxy, admin].into_iter().chain(service).collect();
     destinations.with_ipv6(config.exit_ipv6).with_own(&config.gateway_url, &listening)
-}
-
-/// The accounts to begin with.
-fn users(config: &Config) -> Result<Users, AppError> {
-    let path = &config.users_file;
-    let text =
-        std::fs::read_to_string(path).map_err(|error| AppError::UsersFile { path: path.clone(), error })?;
-    Users::parse(&text).map_err(|mistakes| AppError::Users { path: path.clone(), mistakes })
 }
 
 fn bind(name: &'static str, addr: SocketAddr) -> Result<TcpListener, AppError> {

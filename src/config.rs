@@ -58,6 +58,10 @@ pub struct Config {
     pub admin_addr: SocketAddr,
     /// `USERS_FILE`: htpasswd lines.
     pub users_file: PathBuf,
+    /// `ACCOUNTS_FILE`: what accounts may do.
+    pub accounts_file: Option<PathBuf>,
+    /// `ACCOUNT_DRAIN_TIMEOUT`: how long the tunnels and exits of a removed account have.
+    pub account_drain_timeout: Duration,
     /// `ADMIN_TOKEN`: bearer tokens of the admin API, none for an open one.
     pub admin_tokens: Vec<Secret>,
     /// `K8S_NAMESPACE`: where claims and pods live.

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::identity::{Users, split_basic};
+use crate::accounts::{Accounts, AccountsFile};
+use crate::identity::{FileMistake, Users, split_basic};
 use crate::proxy::gate::{Gate, Refusal, Want};
 use crate::proxy::head::{Authorization, Body, Head, MAX_HEAD, Scan, Scanner};
 use crate::proxy::target::Target;
@@ -205,16 +206,57 @@ pub fn users_file(data: &[u8]) {
             assert!(again.is_ok_and(|again| again.fingerprint() == users.fingerprint()));
         }
         Err(mistakes) => {
-            assert!((1..=100).contains(&mistakes.len()));
-            let mut before = 0;
+            placed(text, &mistakes);
             for mistake in mistakes {
-                assert!(mistake.line > before && mistake.line <= text.lines().count().max(1));
-                before = mistake.line;
-                let told = mistake.to_string();
-                assert!(told.len() < 1024 && !told.contains(char::is_control), "{told:?}");
-                secret_kept(text, mistake.line, &told);
+                secret_kept(text, mistake.line, &mistake.to_string());
             }
         }
+    }
+}
+
+/// Mistakes are few enough to be shown, in order, each at a place that the file has.
+fn placed(text: &str, mistakes: &[FileMistake]) {
+    assert!((1..=100).contains(&mistakes.len()) && mistakes.is_sorted_by_key(|mistake| mistake.line));
+    let lines = text.lines().count();
+    for mistake in mistakes {
+        // The end of a file is a place too.
+        assert!((1..=lines + 1).contains(&mistake.line) && mistake.column >= 1, "{mistake}");
+        let told = mistake.to_string();
+        assert!(!mistake.message.is_empty() && told.len() < 2048, "{told:?}");
+        assert!(!told.contains(char::is_control), "{told:?}");
+    }
+}
+
+/// An accounts file: rules that every account of the users file can be held to, or mistakes that can be
+/// shown.
+pub fn accounts_file(data: &[u8]) {
+    const USERS: &str = "alice:$2y$05$abcdefghijklmnopqrstuupHpIXcOJo1NoZgX.hjwSF2SVi6yU1wa\n\
+                         bob:$2y$05$abcdefghijklmnopqrstuupHpIXcOJo1NoZgX.hjwSF2SVi6yU1wa\n";
+    let (Ok(text), Ok(users)) = (std::str::from_utf8(data), Users::parse(USERS)) else { return };
+    let file = match AccountsFile::parse(text) {
+        Ok(file) => file,
+        Err(mistakes) => return placed(text, &mistakes),
+    };
+    match file.fits(&users) {
+        Ok(()) => {}
+        Err(mistakes) => return placed(text, &mistakes),
+    }
+    if let Some(catalogue) = &*CATALOGUE {
+        let unknown = file.unknown_places(catalogue);
+        assert!(unknown.iter().all(|mistake| mistake.line >= 1 && !mistake.message.is_empty()));
+    }
+    let accounts = Accounts::new(&users, &file);
+    assert!(accounts.len() <= users.len());
+    for name in ["alice", "bob", "nobody"] {
+        let Some(policy) = accounts.policy(name) else { continue };
+        assert_eq!(policy.account().as_str(), name);
+        assert!(accounts.owners().get(policy.owner()).is_some(), "{name} has no owner");
+        let (most, limits) = (Limits::default(), policy.limits(&Limits::default()));
+        assert!(
+            limits.max_idle <= most.max_idle
+                && limits.max_ttl <= most.max_ttl
+                && limits.max_wait <= most.max_wait
+        );
     }
 }
 

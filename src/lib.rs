@@ -18,6 +18,7 @@
 //! meeting point; [`controller`] runs on the elected leader alone. [`identity`], [`selector`] and
 //! [`servers`] know none of them.
 
+pub mod accounts;
 pub mod admin;
 pub mod app;
 pub mod config;

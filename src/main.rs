@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use gluetun_gateway::app::{App, Exit, Options};
-use gluetun_gateway::config::{Config, ConfigError, Environment, LogFormat, cluster};
+use gluetun_gateway::config::{Config, ConfigError, Environment, LogFormat, Mistake, cluster};
 use gluetun_gateway::identity::{Account, hash_password};
 use gluetun_gateway::metrics::Metrics;
 use gluetun_gateway::secret::Secret;
@@ -127,10 +127,19 @@ fn configuration(runtime: &Runtime) -> Result<(Config, kube::Config), Failure> {
 /// Without a cluster in sight this is about the settings alone: they are also checked where none is.
 fn check() -> Result<u8, Failure> {
     let env = Environment::process();
-    if ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"].iter().any(|name| env.get(name).is_some()) {
-        configuration(&runtime()?)?;
-    } else {
-        Config::load(&env).map_err(|mistakes| Failure::new(USAGE, mistakes))?;
+    let in_sight = ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"].iter().any(|name| env.get(name).is_some());
+    let kube = if in_sight { runtime()?.block_on(cluster(&env)).err() } else { None };
+    let mut mistakes: Vec<Mistake> = kube.into_iter().collect();
+    match Config::check(&env) {
+        Ok((_, warnings)) => {
+            for warning in warnings {
+                writeln!(io::stderr(), "warning: {warning}").ok();
+            }
+        }
+        Err(ConfigError(of_settings)) => mistakes.splice(0..0, of_settings).for_each(drop),
+    }
+    if !mistakes.is_empty() {
+        return Err(Failure::new(USAGE, ConfigError(mistakes)));
     }
     writeln!(io::stdout(), "the configuration is good")?;
     Ok(0)

@@ -25,7 +25,7 @@ pub struct Metrics {
     process: Registry,
     /// Requests of the proxy port that ended, by `kind` (`connect`, `http`, `none`) and `outcome`
     /// (`ok`, an error code of `docs/errors.md`, or how it broke off: `client_gone`, `client_reset`,
-    /// `upstream_reset`, `exit_gone`, `cut`, `idle`).
+    /// `upstream_reset`, `exit_gone`, `account_gone`, `cut`, `idle`).
     pub requests: IntCounterVec,
     /// How long requests were held for an exit, in seconds, by `cold` (`true`, `false`).
     pub hold_seconds: HistogramVec,
@@ -67,6 +67,10 @@ pub struct Metrics {
     pub claims_reaped: IntCounter,
     /// Password checks, by `outcome` (`ok`, `refused`, `busy`, `throttled`, `cached`).
     pub logins: IntCounterVec,
+    /// Requests refused by a limit of their account, by `limit` (`sessions`, `tunnels`, `rate`).
+    pub account_quota: IntCounterVec,
+    /// Accounts that can log in.
+    pub accounts: IntGauge,
     /// Servers in the list in use.
     pub servers: IntGauge,
     /// Re-reads of a file that failed and left the old content in use, by `file`.
@@ -161,6 +165,12 @@ impl Metrics {
             )?,
             claims_reaped: counter("claims_reaped_total", "Claims reaped as idle")?,
             logins: counters("logins_total", "Password checks", &["outcome"])?,
+            account_quota: counters(
+                "account_quota_total",
+                "Requests refused by a limit of their account",
+                &["limit"],
+            )?,
+            accounts: gauge("accounts", "Accounts that can log in")?,
             servers: gauge("servers", "Servers in the list in use")?,
             reload_errors: counters("reload_errors_total", "Re-reads of a file that failed", &["file"])?,
             log_dropped: counter("log_dropped_total", "Log lines dropped for want of room")?,

@@ -29,6 +29,8 @@ fn config(tokens: &[&str]) -> Config {
         proxy_addr: ([127, 0, 0, 1], 0).into(),
         admin_addr: ([127, 0, 0, 1], 0).into(),
         users_file: "users".into(),
+        accounts_file: None,
+        account_drain_timeout: std::time::Duration::from_secs(25),
         admin_tokens: tokens.iter().map(|token| Secret::from(*token)).collect(),
         namespace: "vpn".to_owned(),
         identity: "test".to_owned(),

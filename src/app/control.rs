@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::supervise::Tasks;
 use super::{AppError, Exit, Shared};
+use crate::accounts::{self, Accounts, FilesError, Follow};
 use crate::admin::{self, Admin};
-use crate::controller;
+use crate::controller::{self, Knowledge};
 use crate::drain::Phase;
-use crate::identity;
 use crate::proxy::Proxy;
 use crate::readiness::Condition;
 use crate::servers::{self, Catalogue, Source};
@@ -55,6 +55,8 @@ impl Conditions {
 /// Everything that the control plane runs.
 #[derive(Debug)]
 pub(super) struct Control {
+    /// What follows the files of accounts.
+    pub(super) follow: Follow,
     pub(super) shared: Shared,
     pub(super) kube: kube::Config,
     pub(super) admin: TcpListener,
@@ -133,10 +135,11 @@ impl Control {
             }
         });
         tasks.spawn("controller", {
-            let (shared, stop) = (shared.clone(), stop.clone());
+            let (shared, stop, requests) = (shared.clone(), stop.clone(), requests.clone());
             async move {
-                let Shared { config, metrics, catalogue, .. } = shared;
-                if let Err(error) = controller::run(requests, config, metrics, catalogue, stop).await {
+                let Shared { config, metrics, catalogue, accounts, .. } = shared;
+                let knowledge = Knowledge { catalogue, accounts };
+                if let Err(error) = controller::run(requests, config, metrics, knowledge, stop).await {
                     tracing::error!(%error, "the controller gave up");
                 }
             }
@@ -152,14 +155,7 @@ impl Control {
             });
             admin::serve(admin, router, stop_admin.clone())
         });
-        tasks.spawn("users", {
-            let (path, authenticator) = (shared.config.users_file.clone(), shared.authenticator.clone());
-            let errors = shared.metrics.reload_errors.with_label_values(&["users"]);
-            async move {
-                let count = move || errors.inc();
-                identity::watch_users(path, authenticator, self.reload_interval, count).await;
-            }
-        });
+        tasks.spawn("accounts", accounts(&shared, self.follow, requests));
         tasks.spawn(
             "servers",
             servers(&shared, self.catalogue, self.conditions.servers, self.reload_interval),
@@ -226,6 +222,32 @@ async fn joined(proxy: Proxy) -> bool {
             tracing::warn!("a data thread did not end in time");
             true
         }
+    }
+}
+
+/// Follows the files of accounts, and says so where they are not taken: by a metric for each file, and by
+/// one Event for people.
+fn accounts(
+    shared: &Shared,
+    follow: Follow,
+    client: kube::Client,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (config, metrics) = (Arc::clone(&shared.config), Arc::clone(&shared.metrics));
+    async move {
+        let on_taken = |accounts: &Accounts| {
+            metrics.accounts.set(i64::try_from(accounts.len()).unwrap_or(i64::MAX));
+        };
+        let on_mistake = |error: &FilesError| {
+            for fault in &error.0 {
+                metrics.reload_errors.with_label_values(&[fault.file.as_str()]).inc();
+            }
+            let (client, config, metrics) = (client.clone(), Arc::clone(&config), Arc::clone(&metrics));
+            let text = format!("not taken, the old accounts stay: {error}");
+            tokio::spawn(async move {
+                controller::announce(client, &config, &metrics, "AccountsNotTaken", &text).await;
+            });
+        };
+        accounts::follow(follow, on_taken, on_mistake).await;
     }
 }
 

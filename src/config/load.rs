@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use base64::Engine as _;
 
-use super::reader::{ConfigError, Environment, Reader, quoted, split};
+use super::reader::{ConfigError, Environment, Mistake, Reader, quoted, split};
 use super::{Config, Forwarding, LogFormat, TunDevice};
-use crate::identity::{Rate, Users};
+use crate::accounts::{self, AccountFile, Checked, FileFault};
+use crate::identity::{FileMistake, Rate};
 use crate::proxy::{DestinationError, Destinations};
 use crate::secret::Secret;
-use crate::servers::{self, Source};
+use crate::servers::{self, Catalogue, Source};
 use crate::session::pod::{HEALTH_PORT, PROXY_PORT};
 use crate::telemetry;
+
+const ACCOUNTS_FILE: &str = "ACCOUNTS_FILE";
 
 /// Of the pod's grace period, what the end of the process needs beside draining, at most: 2 s for what is
 /// cut, 5 s for last renewals, leadership given up and the admin port.
@@ -44,16 +47,44 @@ impl Config {
     /// With all mistakes at once.
     pub fn load(env: &Environment) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(env);
-        let config = read(&mut reader, env);
+        let mut found = Checked::default();
+        let config = read(&mut reader, env, &mut found);
         match config {
             Some(config) if reader.mistakes.is_empty() => Ok(config),
+            _ => Err(ConfigError(reader.mistakes)),
+        }
+    }
+
+    /// As [`Config::load`], for somebody who wants to know: places of the accounts file that the server list
+    /// does not have are mistakes here. (They do not keep a gateway from starting: lists change by
+    /// themselves.) With the settings come warnings, of what is no mistake and still worth a look.
+    ///
+    /// # Errors
+    ///
+    /// With all mistakes at once.
+    pub fn check(env: &Environment) -> Result<(Self, Vec<Mistake>), ConfigError> {
+        let mut reader = Reader::new(env);
+        let mut found = Checked::default();
+        let config = read(&mut reader, env, &mut found);
+        let path = reader.given(ACCOUNTS_FILE).unwrap_or_default();
+        let told = |mistake: &FileMistake, fix: &str| Mistake {
+            name: ACCOUNTS_FILE.to_owned(),
+            what: format!("{path}, {mistake}"),
+            fix: fix.to_owned(),
+        };
+        let fix = "as it is, it allows and denies nothing";
+        reader.mistakes.extend(found.unknown_places.iter().map(|mistake| told(mistake, fix)));
+        let warnings = found.strangers.iter().map(|mistake| told(mistake, "the entry has no effect"));
+        let warnings = warnings.collect();
+        match config {
+            Some(config) if reader.mistakes.is_empty() => Ok((config, warnings)),
             _ => Err(ConfigError(reader.mistakes)),
         }
     }
 }
 
 /// `None` only after a mistake. Everything is read before anything is missed, so that all are told.
-fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
+fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Config> {
     let proxy_addr = address(r, "PROXY_ADDR");
     let admin_addr = address(r, "ADMIN_ADDR");
     if let (Some(proxy), Some(admin)) = (proxy_addr, admin_addr)
@@ -63,7 +94,6 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
     {
         r.mistake("ADMIN_ADDR", format!("{admin} collides with PROXY_ADDR {proxy}"), "take another port");
     }
-    let users_file = users(r);
     let auth_throttle = throttle(r);
     let admin_tokens = tokens(r);
     let namespace = namespace(r, env);
@@ -87,7 +117,9 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
     wireguard_key(r);
     wireguard_addresses(r);
 
-    let servers = servers(r);
+    let (servers, catalogue) = servers(r);
+    let (users_file, accounts_file) = accounts(r, &catalogue, found);
+    let account_drain_timeout = r.duration("ACCOUNT_DRAIN_TIMEOUT", secs(0), secs(DAY));
 
     let connect_timeout = r.duration("CONNECT_TIMEOUT", secs(1), secs(300));
     let (allow_destinations, deny_destinations) = destinations(r);
@@ -116,6 +148,8 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
         proxy_addr: proxy_addr?,
         admin_addr: admin_addr?,
         users_file: users_file?,
+        accounts_file,
+        account_drain_timeout: account_drain_timeout?,
         admin_tokens: admin_tokens?,
         auth_throttle: auth_throttle?,
         namespace: namespace?,
@@ -152,39 +186,43 @@ fn address(r: &mut Reader<'_>, name: &'static str) -> Option<SocketAddr> {
     r.parse(name, "write an address and a port, such as 0.0.0.0:8080 or [::]:8080")
 }
 
-/// The users file, once its content is known to be good.
-fn users(r: &mut Reader<'_>) -> Option<PathBuf> {
+/// The users file and the accounts file, once their content is known to be good.
+fn accounts(
+    r: &mut Reader<'_>,
+    catalogue: &Catalogue,
+    found: &mut Checked,
+) -> (Option<PathBuf>, Option<PathBuf>) {
     const NAME: &str = "USERS_FILE";
-    let Some(path) = r.given(NAME) else {
-        if !r.mistaken(NAME) {
-            r.mistake(
-                NAME,
-                "is not set, and without accounts nobody could use the proxy",
-                "write the path of a file with lines such as `gluetun-gateway hash-password --user NAME` prints",
-            );
-        }
-        return None;
-    };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) => {
-            r.mistake(NAME, format!("cannot read {path}: {error}"), "write the path of a readable file");
-            return None;
-        }
-    };
-    match Users::parse(&text) {
-        Ok(_) => Some(PathBuf::from(path)),
-        Err(mistakes) => {
-            for mistake in mistakes {
-                r.mistake(
-                    NAME,
-                    format!("{path}, {mistake}"),
-                    "`gluetun-gateway hash-password --user NAME` prints a good line",
-                );
+    let users = r.given(NAME).map(PathBuf::from);
+    let accounts = r.given(ACCOUNTS_FILE).map(PathBuf::from);
+    if users.is_none() && !r.mistaken(NAME) {
+        r.mistake(
+            NAME,
+            "is not set, and without accounts nobody could use the proxy",
+            "write the path of a file with lines such as `gluetun-gateway hash-password --user NAME` prints",
+        );
+    }
+    *found = accounts::check(users.as_deref(), accounts.as_deref(), catalogue);
+    for FileFault { file, path, what } in &found.faults {
+        let path = path.display();
+        match what {
+            Err(error) => r.mistake(
+                file.setting(),
+                format!("cannot read {path}: {error}"),
+                "write the path of a readable file",
+            ),
+            Ok(mistakes) => {
+                let fix = match file {
+                    AccountFile::Users => "`gluetun-gateway hash-password --user NAME` prints a good line",
+                    AccountFile::Accounts => "docs/accounts.md describes the file",
+                };
+                for mistake in mistakes {
+                    r.mistake(file.setting(), format!("{path}, {mistake}"), fix);
+                }
             }
-            None
         }
     }
+    (users, accounts)
 }
 
 /// `Some(None)` where it is off.
@@ -478,18 +516,19 @@ fn is_prefix(word: &str) -> bool {
 
 /// The source of the server list, once its content is known to be good: a gateway that starts with a
 /// list that it cannot read would answer every request with an error.
-fn servers(r: &mut Reader<'_>) -> Option<Source> {
+fn servers(r: &mut Reader<'_>) -> (Option<Source>, Catalogue) {
     let text = r.given("SERVERS_JSON");
     let path = r.given("SERVERS_FILE_PATH");
     let (name, source) = match (text, path) {
         (Some(text), _) => ("SERVERS_JSON", Source::Text(text)),
         (None, Some(path)) => ("SERVERS_FILE_PATH", Source::File(Path::new(&path).to_owned())),
-        (None, None) => return None,
+        (None, None) => return (None, Catalogue::default()),
     };
-    if let Err(error) = servers::load(&source) {
+    let catalogue = servers::load(&source).unwrap_or_else(|error| {
         r.mistake(name, error.to_string(), "give Gluetun's servers.json, one provider's object of it, or the array that `format-servers -format json` prints");
-    }
-    Some(source)
+        Catalogue::default()
+    });
+    (Some(source), catalogue)
 }
 
 fn destinations(r: &mut Reader<'_>) -> (Vec<String>, Vec<String>) {

@@ -102,7 +102,22 @@ pub const SETTINGS: &[Setting] = &[
         Value("10/1m"),
         "Failed logins of one client address (IPv6: of one /64): `FAILURES/DURATION` lets so many through at \
          once and as many again in each period, counted by each replica for itself; `off` for no limit, where \
-         a Service hides addresses. See `docs/abuse.md`.",
+         a Service hides addresses. See [abuse.md](abuse.md).",
+    ),
+    setting(
+        Topic::Access,
+        "ACCOUNTS_FILE",
+        Nothing,
+        "What each account may do: YAML, described in [accounts.md](accounts.md). It holds no secrets, so a \
+         ConfigMap will do. Without it every account may do everything. Re-read together with `USERS_FILE`; \
+         a mistake in either leaves both as they were.",
+    ),
+    setting(
+        Topic::Access,
+        "ACCOUNT_DRAIN_TIMEOUT",
+        Value("25s"),
+        "How long the open tunnels of an account have that was removed or disabled, and its sessions with \
+         their exits; new requests are refused at once. `0s` to `24h`.",
     ),
     secret(
         Topic::Access,
@@ -254,7 +269,7 @@ pub const SETTINGS: &[Setting] = &[
         "MAX_UNAUTHENTICATED",
         Computed("a quarter of `MAX_CONNECTIONS`"),
         "Client connections at once that have not logged in yet. One more closes the oldest of them. 1 to \
-         `MAX_CONNECTIONS`. See `docs/abuse.md`.",
+         `MAX_CONNECTIONS`. See [abuse.md](abuse.md).",
     ),
     setting(
         Topic::Proxy,

@@ -156,6 +156,8 @@ pub(super) enum ClaimEnd {
     Rejected,
     /// It is pinned, and its pod is lost.
     PinnedLost,
+    /// Its account, or share group, is gone.
+    AccountGone,
 }
 
 impl ClaimEnd {
@@ -166,6 +168,7 @@ impl ClaimEnd {
             Self::Unwanted => "nobody waits for it",
             Self::Rejected => "rejected",
             Self::PinnedLost => "its pinned exit is lost",
+            Self::AccountGone => "its account is gone",
         }
     }
 }
@@ -183,6 +186,8 @@ pub(super) enum LostWhy {
     Unreachable,
     /// Its proxy does not answer as Gluetun does.
     Protocol,
+    /// It is where its account may no longer have one.
+    Forbidden,
     /// A word of a replica that this version does not know.
     Other,
 }
@@ -207,6 +212,7 @@ impl LostWhy {
             Self::Expired => "expired",
             Self::Unreachable => "unreachable",
             Self::Protocol => "protocol",
+            Self::Forbidden => "forbidden",
             Self::Other => "other",
         }
     }

@@ -1,10 +1,11 @@
 use std::path::Path;
 
 /// A target and where its corpus is.
-const TARGETS: [(&str, fn(&[u8])); 4] = [
+const TARGETS: [(&str, fn(&[u8])); 5] = [
     ("head", super::head),
     ("username", super::username),
     ("users_file", super::users_file),
+    ("accounts_file", super::accounts_file),
     ("server_list", super::server_list),
 ];
 

@@ -49,11 +49,13 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         exits_failed,
         claims_reaped,
         logins,
+        account_quota,
+        accounts,
         servers,
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 23] = [
+    let all: [&dyn Collector; 25] = [
         requests,
         hold_seconds,
         cold_starts,
@@ -74,6 +76,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         exits_failed,
         claims_reaped,
         logins,
+        account_quota,
+        accounts,
         servers,
         reload_errors,
         log_dropped,
@@ -122,7 +126,8 @@ fn the_documentation_and_the_code_have_the_same_metrics() {
 fn the_documentation_has_every_value_of_closed_labels() {
     let text = documentation();
     let classes = FailureClass::ALL.iter().map(|class| class.as_str());
-    for value in classes.chain(PodState::ALL.iter().map(|state| state.as_str())) {
+    let quotas = crate::accounts::Quota::ALL.iter().map(|quota| quota.as_str());
+    for value in classes.chain(PodState::ALL.iter().map(|state| state.as_str())).chain(quotas) {
         assert!(text.contains(&format!("`{value}`")), "{value}");
     }
 }

@@ -17,6 +17,7 @@ use super::target::{Target, TargetError};
 use super::thread::Thread;
 use super::upstream::{self, Failure, Tunnel};
 use super::wish::Wish;
+use crate::accounts::{OverQuota, Quota};
 use crate::identity::{AuthError, Login, split_basic};
 use crate::session::{AcquireError, Fault};
 
@@ -97,6 +98,7 @@ pub(super) async fn admit(
     let wish = wish.inspect_err(|_| record.account = Some(Arc::from(login.account.as_str())))?;
     record.account = Some(Arc::clone(&wish.account));
     record.selector = Some(Arc::clone(&wish.selector));
+    record.slot = Some(wish.policy.enter().map_err(|over| over_quota(thread, over))?);
     Ok(Admitted::Session(wish))
 }
 
@@ -107,7 +109,23 @@ fn pod(thread: &Thread, header: &[u8]) -> Option<Grant> {
     if !user.starts_with(POD_USER) {
         return None;
     }
-    thread.shared.exits.by_pod_credentials(&user, &password)
+    let grant = thread.shared.exits.by_pod_credentials(&user, &password)?;
+    let owner = thread.shared.exits.pod_owner(&user);
+    // Its account is gone, and the pod is about to be.
+    let gone = owner.is_some_and(|owner| {
+        !owner.is_reserved() && thread.wishes.borrow_mut().accounts().owners().get(&owner).is_none()
+    });
+    (!gone).then_some(grant)
+}
+
+/// A limit of the account is reached.
+fn over_quota(thread: &Thread, over: OverQuota) -> ProxyError {
+    thread.counters.metrics.account_quota.with_label_values(&[over.quota.as_str()]).inc();
+    let error = ProxyError::new(Code::AccountQuota, over.message);
+    match over.retry_after {
+        Some(after) => error.retry_after(after),
+        None => error,
+    }
 }
 
 fn refused(thread: &Thread, error: AuthError) -> ProxyError {
@@ -123,6 +141,7 @@ fn refused(thread: &Thread, error: AuthError) -> ProxyError {
 /// Checks where a request wants to go. `local` gives the address that the client reached us at.
 pub(super) fn check_target(
     thread: &Thread,
+    admitted: &Admitted,
     target: Result<Target, TargetError>,
     local: impl FnOnce() -> Option<IpAddr>,
     record: &mut Record,
@@ -131,7 +150,11 @@ pub(super) fn check_target(
     record.target = Some(target.clone());
     let destinations = &thread.shared.destinations;
     let local = if destinations.wants_local(&target) { local() } else { None };
-    match destinations.check(&target, local) {
+    let account = match admitted {
+        Admitted::Session(wish) => Some(wish.policy.destinations()),
+        Admitted::Pod(_) => None,
+    };
+    match destinations.check_for(&target, local, account) {
         Ok(()) => Ok(target),
         Err(refusal) => Err(refusal.error(&target)),
     }
@@ -152,11 +175,11 @@ enum Session {
 
 impl Hold {
     /// Begins to hold.
-    pub(super) fn begin(thread: &Thread, admitted: Admitted) -> Self {
+    pub(super) fn begin(admitted: Admitted) -> Self {
         let begun = Instant::now();
         let (admitted, hold) = match admitted {
             Admitted::Session(wish) => {
-                let hold = wish.hold(thread.shared.start_timeout);
+                let hold = wish.hold;
                 (Session::Of(wish), hold)
             }
             Admitted::Pod(grant) => (Session::Pod(Some(grant)), Duration::ZERO),
@@ -186,6 +209,10 @@ impl Hold {
                 };
                 held.map_err(|error| {
                     record.held_in_vain(begun.elapsed());
+                    if let AcquireError::AccountQuota { .. } = &error {
+                        let quota = Quota::Sessions.as_str();
+                        thread.counters.metrics.account_quota.with_label_values(&[quota]).inc();
+                    }
                     let slow = matches!(error, AcquireError::StartTimeout { .. });
                     let error = ProxyError::from(error);
                     if slow { ProxyError { waited: Some(self.begun.elapsed()), ..error } } else { error }

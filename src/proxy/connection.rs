@@ -186,8 +186,8 @@ pub(super) async fn open_tunnel(
     local: impl FnOnce() -> Option<std::net::IpAddr>,
     record: &mut Record,
 ) -> Result<Opened, ProxyError> {
-    let target = check_target(thread, target, local, record)?;
-    let mut hold = Hold::begin(thread, admitted);
+    let target = check_target(thread, &admitted, target, local, record)?;
+    let mut hold = Hold::begin(admitted);
     let grant = hold.grant(thread, record).await?;
     hold.open(thread, grant, &target, record).await
 }

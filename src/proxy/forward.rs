@@ -136,7 +136,7 @@ pub(super) async fn forward(
             "this is a request for a web server, not for a proxy",
         ));
     }
-    let target = check_target(thread, Target::http(request.uri()), || client.local, record)?;
+    let target = check_target(thread, &admitted, Target::http(request.uri()), || client.local, record)?;
 
     let on_upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, incoming) = request.into_parts();
@@ -144,7 +144,7 @@ pub(super) async fn forward(
     let protocol = rewrite(&mut parts)?;
     headers::forwarded(&mut parts.headers, forwarding, received, Some(client.addr.ip()));
     let empty = incoming.is_end_stream();
-    let mut hold = Hold::begin(thread, admitted);
+    let mut hold = Hold::begin(admitted);
     let grant = hold.grant(thread, record).await?;
 
     // Only what may be sent twice goes over a connection that may have ended unseen.

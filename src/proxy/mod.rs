@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
+use crate::accounts::Accounts;
 use crate::config::{Config, Forwarding};
 use crate::drain::Shutdown;
 use crate::identity::Authenticator;
@@ -60,7 +61,9 @@ mod wish;
 #[cfg(test)]
 mod tests;
 
-pub use destination::{DestinationError, Destinations};
+pub use destination::{
+    AccountDestinations, DestinationError, Destinations, Ports, Rules as DestinationRules,
+};
 pub use error::{ALL_CODES, Code, ProxyError};
 
 use exits::Exits;
@@ -119,12 +122,13 @@ impl Timings {
 struct Shared {
     exits: Arc<dyn Exits>,
     authenticator: Authenticator,
+    accounts: watch::Receiver<Arc<Accounts>>,
     catalogue: watch::Receiver<Arc<Catalogue>>,
     destinations: Destinations,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
     limits: Limits,
-    start_timeout: Duration,
+    idle_timeout: Duration,
     timings: Timings,
     checks: Arc<check::Checks>,
     /// Client connections that may still begin.
@@ -144,6 +148,8 @@ pub struct Deps {
     pub sessions: Sessions,
     /// The password check.
     pub authenticator: Authenticator,
+    /// What accounts may do.
+    pub accounts: watch::Receiver<Arc<Accounts>>,
     /// The server list in use.
     pub catalogue: watch::Receiver<Arc<Catalogue>>,
     /// Which destinations are refused; with the gateway's own addresses
@@ -195,22 +201,14 @@ pub struct Proxy {
 ///
 /// When a thread or its runtime cannot be made.
 pub fn start(config: &Config, listeners: Listeners, deps: Deps) -> io::Result<Proxy> {
-    let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown, liveness } = deps;
-    let shared =
-        Shared::new(config, Arc::new(sessions), authenticator, catalogue, destinations, metrics, shutdown)?;
+    let liveness = deps.liveness.clone();
+    let shared = Shared::new(config, Arc::new(deps.sessions.clone()), deps)?;
     serve(Arc::new(shared), listeners, &liveness)
 }
 
 impl Shared {
-    fn new(
-        config: &Config,
-        exits: Arc<dyn Exits>,
-        authenticator: Authenticator,
-        catalogue: watch::Receiver<Arc<Catalogue>>,
-        destinations: Destinations,
-        metrics: Arc<Metrics>,
-        shutdown: Shutdown,
-    ) -> io::Result<Self> {
+    fn new(config: &Config, exits: Arc<dyn Exits>, deps: Deps) -> io::Result<Self> {
+        let Deps { authenticator, accounts, catalogue, destinations, metrics, shutdown, .. } = deps;
         let limits =
             Limits { max_idle: config.max_idle_timeout, max_wait: config.start_timeout, ..Limits::default() };
         let timings = Timings::new(config.connect_timeout)
@@ -218,12 +216,13 @@ impl Shared {
         Ok(Self {
             exits,
             authenticator,
+            accounts,
             catalogue,
             destinations,
             metrics,
             shutdown,
             limits,
-            start_timeout: config.start_timeout,
+            idle_timeout: config.idle_timeout,
             timings,
             checks: Arc::default(),
             slots: Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS))),

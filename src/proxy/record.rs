@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::error::Code;
 use super::exits::Grant;
 use super::target::Target;
+use crate::accounts::Slot;
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
 use crate::session::Exit;
@@ -75,6 +76,8 @@ pub(super) enum Outcome {
     UpstreamReset,
     /// The exit's pod went away.
     ExitGone,
+    /// The account was removed, and its time to drain is over.
+    AccountGone,
     /// Cut at the end of the drain.
     Cut,
     /// Nothing moved for an hour in a tunnel of which one side had ended.
@@ -91,6 +94,7 @@ impl Outcome {
             Self::ClientReset => "client_reset",
             Self::UpstreamReset => "upstream_reset",
             Self::ExitGone => "exit_gone",
+            Self::AccountGone => "account_gone",
             Self::Cut => "cut",
             Self::Idle => "idle",
         }
@@ -170,6 +174,8 @@ pub(super) struct Record {
     pub(super) down: u64,
     /// What it counts as if it is dropped.
     pub(super) on_drop: Outcome,
+    /// What it takes of its account's tunnels.
+    pub(super) slot: Option<Slot>,
     session: Option<Arc<str>>,
     exit: Option<Arc<Exit>>,
     held: Option<Duration>,
@@ -193,6 +199,7 @@ impl Record {
             up: 0,
             down: 0,
             on_drop: Outcome::ClientGone,
+            slot: None,
             session: None,
             exit: None,
             held: None,

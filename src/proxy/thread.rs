@@ -18,6 +18,7 @@ use super::newcomers::{Newcomers, Place};
 use super::pool::Pool;
 use super::record::Counters;
 use super::wish::Wishes;
+use crate::accounts::Usage;
 use crate::session::Exit;
 
 /// The data thread's own state.
@@ -36,7 +37,8 @@ pub(super) struct Thread {
     pub(super) closing: Rc<Event>,
     /// Connections whose clients have not logged in.
     pub(super) newcomers: Rc<Newcomers>,
-    watches: RefCell<Watches>,
+    watches: RefCell<Watches<Exit>>,
+    accounts: RefCell<Watches<Usage>>,
 }
 
 impl Thread {
@@ -45,11 +47,16 @@ impl Thread {
         Rc::new(Self {
             counters: Rc::new(Counters::new(Arc::clone(&shared.metrics), shared.shutdown.clone())),
             buffers: Buffers::default(),
-            wishes: RefCell::new(Wishes::new(shared.catalogue.clone())),
+            wishes: RefCell::new(Wishes::new(
+                shared.catalogue.clone(),
+                shared.accounts.clone(),
+                shared.idle_timeout,
+            )),
             pool: Pool::new(shared.timings.pooled),
             closing: Rc::new(Event::default()),
             newcomers: Rc::new(Newcomers::new(shared.most_newcomers, &shared.metrics)),
             watches: RefCell::default(),
+            accounts: RefCell::default(),
             shared,
         })
     }
@@ -57,6 +64,11 @@ impl Thread {
     /// A future that ends when the exit's pod is gone.
     pub(super) fn gone(&self, exit: &Arc<Exit>) -> Waiter {
         self.watches.borrow_mut().gone(exit)
+    }
+
+    /// A future that ends when what is open of the account must end.
+    pub(super) fn account_gone(&self, usage: &Arc<Usage>) -> Waiter {
+        self.accounts.borrow_mut().gone(usage)
     }
 
     /// Reads and drops what a client still sends, after the write side was shut: closing a socket with

@@ -15,6 +15,7 @@ use super::failure::{AcquireError, FailureClass, code};
 use super::index::Index;
 use super::pod::PodView;
 use super::table::{Activity, ControlError, Crowded, Entry, State, Table, WAITERS, WAITERS_PER_SESSION};
+use crate::identity::Account;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
@@ -165,6 +166,11 @@ impl Sessions {
         Some(acquired(login.exit, expires, activity, None))
     }
 
+    /// Whose pod it is that has credentials with this user name: an account or a share group.
+    pub fn pod_owner(&self, user: &str) -> Option<Account> {
+        self.0.table.pod_login(user).map(|login| login.key.account)
+    }
+
     /// New requests of the exit's session go elsewhere from now on, and the leader is asked to replace it.
     pub fn report(&self, exit: &Arc<Exit>, fault: Fault) {
         let login = self.0.table.all().into_iter().find(
@@ -280,6 +286,9 @@ fn rejected(reason: &Reason) -> AcquireError {
         code::QUEUE_FULL => AcquireError::QueueFull { message },
         code::FORBIDDEN => AcquireError::ControlPlaneForbidden { message },
         code::UNAVAILABLE => AcquireError::ControlPlaneUnavailable,
+        code::ACCOUNT_QUOTA => AcquireError::AccountQuota { message },
+        code::LOCATION_FORBIDDEN => AcquireError::LocationForbidden { message },
+        code::ACCOUNT_UNKNOWN => AcquireError::AccountGone,
         class => AcquireError::StartFailed {
             class: FailureClass::parse(class).unwrap_or(FailureClass::Exited),
             message,

@@ -6,6 +6,7 @@
 mod support;
 
 mod abuse;
+mod accounts;
 mod capacity;
 mod control_plane;
 mod failures;

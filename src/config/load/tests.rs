@@ -203,6 +203,38 @@ fn mistakes_in_the_users_file_are_told_with_their_lines() {
 }
 
 #[test]
+fn both_files_of_accounts_are_told_of_at_once_with_lines_and_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(at("users"), "alice:plain-text\n").unwrap();
+    std::fs::write(at("accounts"), "accounts:\n  alice:\n    max_sesions: 3\n    max_idle: 300\n").unwrap();
+    let env = Environment::of([("USERS_FILE", at("users")), ("ACCOUNTS_FILE", at("accounts"))]);
+    let error = Config::load(&env).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.0.len(), 3, "{text}");
+    assert!(text.contains("USERS_FILE: ") && text.contains("users, line 1, column 7: alice: "), "{text}");
+    assert!(text.contains("accounts, line 3, column 5: 'alice' has no field 'max_sesions'"), "{text}");
+    assert!(text.contains("did you mean 'max_sessions'?"), "{text}");
+    assert!(text.contains("line 4, column 15: '300' lacks its unit: write 300s or 300m"), "{text}");
+
+    // What only a look at the server list shows keeps nobody from starting, and is told to who asks.
+    let list = r#"[{"vpn":"wireguard","country":"Sweden","city":"Malmo","hostname":"se-mma-wg-001"}]"#;
+    let hash = bcrypt::hash("x", 4).unwrap();
+    std::fs::write(at("users"), format!("alice:{hash}\n")).unwrap();
+    let text = "defaults:\n  places: {allow: [country-swden]}\naccounts:\n  alcie: {}\n";
+    std::fs::write(at("accounts"), text).unwrap();
+    let list = ("SERVERS_JSON", list.to_owned());
+    let env = Environment::of([("USERS_FILE", at("users")), ("ACCOUNTS_FILE", at("accounts")), list.clone()]);
+    assert!(Config::load(&env).is_ok());
+    let text = Config::check(&env).unwrap_err().to_string();
+    assert!(text.contains("line 2, column 20: no country 'swden'") && text.contains("sweden"), "{text}");
+    std::fs::write(at("accounts"), "accounts:\n  alcie: {}\n").unwrap();
+    let (_, warnings) = Config::check(&env).unwrap();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].what.contains("no account 'alcie'; did you mean 'alice'?"), "{}", warnings[0]);
+}
+
+#[test]
 fn settings_must_fit_each_other() {
     assert_eq!(
         mistakes(&[("IDLE_TIMEOUT", "2h"), ("MAX_IDLE_TIMEOUT", "1h")]),
@@ -254,7 +286,7 @@ fn devices_are_named_in_any_case() {
 fn the_table_has_every_setting_that_is_read_and_no_other() {
     let env = Environment::of::<String, String>([]);
     let mut reader = Reader::new(&env);
-    read(&mut reader, &env);
+    read(&mut reader, &env, &mut Checked::default());
     let table: BTreeSet<&str> = SETTINGS.iter().map(|s| s.name).collect();
     assert_eq!(reader.asked, table);
 }

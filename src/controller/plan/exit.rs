@@ -39,6 +39,10 @@ impl Brain {
                 return;
             }
         }
+        if self.is_forbidden(claim, pod) {
+            self.lose(claim, &pod_ref(pod), LostWhy::Forbidden, true, plan);
+            return;
+        }
         let Some(seen) = self.seen.pods.get_mut(&pod.view.uid) else { return };
         match judge(pod, seen, was_up, plan.now.mono, self.settings.patience) {
             Verdict::Up => {
@@ -77,6 +81,13 @@ impl Brain {
                 self.fail(claim, &pod_ref(pod), pod.view.server.as_deref(), class, plan);
             }
         }
+    }
+
+    /// Whether the claim's owner may no longer have an exit on the pod's server. Of a server that the list
+    /// does not have any more nothing is known.
+    fn is_forbidden(&self, claim: &Claim, pod: &PodFacts) -> bool {
+        let server = pod.view.server.as_deref().and_then(|hostname| self.catalogue.by_hostname(hostname));
+        server.is_some_and(|server| !self.policy.allows(&claim.key.account, server))
     }
 
     fn ask(&mut self, pod: &PodFacts, log: bool, plan: &mut Plan) {
@@ -167,7 +178,10 @@ impl Brain {
         }
         let others = || {
             let mut candidates = self.catalogue.candidates(&claim.key.place);
-            candidates.any(|candidate| !servers.iter().any(|tried| tried == candidate.hostname.as_str()))
+            candidates.any(|candidate| {
+                !servers.iter().any(|tried| tried == candidate.hostname.as_str())
+                    && self.policy.allows(&claim.key.account, candidate)
+            })
         };
         // The same server again is worth a try only where it is not the one to blame.
         let retry = attempts < MAX_ATTEMPTS
