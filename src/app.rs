@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accounts::{self, Accounts, FilesError, Follow};
 use crate::config::Config;
 use crate::drain::Shutdown;
-use crate::identity::Authenticator;
+use crate::identity::{Authenticator, Throttle};
 use crate::metrics::Metrics;
 use crate::proxy::failures::Failures;
 use crate::proxy::{self, Deps, DestinationError, Destinations, Listeners, Proxy};
@@ -178,7 +178,8 @@ impl App {
         let (fingerprint, now) = (files.fingerprint(), files.accounts());
         metrics.accounts.set(i64::try_from(now.len()).unwrap_or(i64::MAX));
         let (accounts_tx, accounts) = watch::channel(Arc::new(now));
-        let authenticator = Authenticator::new(files.into_users())?;
+        let authenticator =
+            Authenticator::throttled(files.into_users(), Throttle::new(config.auth_throttle))?;
         let (catalogue_tx, catalogue) = watch::channel(Arc::new(catalogue));
 
         // Every port before anything runs.

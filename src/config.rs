@@ -17,6 +17,7 @@ pub use settings::{Fallback, SETTINGS, Setting, Topic, markdown};
 pub use tokens::{MIN_TOKEN, TokenMistake, read_token_file};
 
 use crate::controller::template::Template;
+use crate::identity::Rate;
 use crate::secret::Secret;
 use crate::servers::Source;
 
@@ -31,6 +32,15 @@ pub enum TunDevice {
     None,
     /// A device plugin's resource, such as `squat.ai/tun`.
     Resource(String),
+}
+
+/// Which header fields plain HTTP requests and answers get on their way (`FORWARDING_HEADERS`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// `Via`, in both directions (RFC 9110, 7.6.3).
+    pub via: bool,
+    /// `X-Forwarded-For` with the client's address, towards the origin.
+    pub forwarded_for: bool,
 }
 
 /// How log lines are written (`LOG_FORMAT`).
@@ -105,6 +115,12 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `MAX_CONNECTIONS`: client connections at once, in all.
     pub max_connections: usize,
+    /// `MAX_UNAUTHENTICATED`: of those, the ones that have not logged in yet.
+    pub max_unauthenticated: usize,
+    /// `AUTH_THROTTLE`: failed logins of one address; none for no limit.
+    pub auth_throttle: Option<Rate>,
+    /// `FORWARDING_HEADERS`: what is added to plain HTTP requests and answers.
+    pub forwarding_headers: Forwarding,
     /// `DATA_THREADS`: threads of the data path.
     pub data_threads: usize,
     /// `SERVERS_JSON` or `SERVERS_FILE_PATH`: where the server list comes from.

@@ -24,6 +24,9 @@ pub mod app;
 pub mod config;
 pub mod controller;
 pub mod drain;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod identity;
 pub mod metrics;
 pub mod preflight;

@@ -46,6 +46,10 @@ pub struct Metrics {
     pub tunnels_open: IntGauge,
     /// Client connections that are open now.
     pub connections_open: IntGauge,
+    /// Of those, the ones whose clients have not logged in.
+    pub connections_unauthenticated: IntGauge,
+    /// Connections closed before their clients had logged in, to make room for newer ones.
+    pub connections_evicted: IntCounter,
     /// Bytes relayed, by `direction` (`up` towards the exit, `down` towards the client).
     pub bytes: IntCounterVec,
     /// Times that accepting was paused since no file descriptor was left.
@@ -61,7 +65,7 @@ pub struct Metrics {
     pub exits_failed: IntCounterVec,
     /// Claims reaped as idle.
     pub claims_reaped: IntCounter,
-    /// Password checks, by `outcome` (`ok`, `refused`, `busy`, `cached`).
+    /// Password checks, by `outcome` (`ok`, `refused`, `busy`, `throttled`, `cached`).
     pub logins: IntCounterVec,
     /// Requests refused by a limit of their account, by `limit` (`sessions`, `tunnels`, `rate`).
     pub account_quota: IntCounterVec,
@@ -134,6 +138,14 @@ impl Metrics {
             pods_limit: gauge("pods_limit", "Limit on pods")?,
             tunnels_open: gauge("tunnels_open", "Open tunnels")?,
             connections_open: gauge("connections_open", "Open client connections")?,
+            connections_unauthenticated: gauge(
+                "connections_unauthenticated",
+                "Open client connections that have not logged in",
+            )?,
+            connections_evicted: counter(
+                "connections_evicted_total",
+                "Connections closed before a login, for newer ones",
+            )?,
             bytes: counters("bytes_total", "Bytes relayed", &["direction"])?,
             accept_paused: counter(
                 "accept_paused_total",

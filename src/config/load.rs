@@ -9,10 +9,10 @@ use base64::Engine as _;
 
 use super::reader::{ConfigError, Environment, Mistake, Reader, quoted, split};
 use super::tokens;
-use super::{Config, LogFormat, TunDevice};
+use super::{Config, Forwarding, LogFormat, TunDevice};
 use crate::accounts::{self, AccountFile, Checked, FileFault};
 use crate::controller::template::{Template, TemplateError};
-use crate::identity::FileMistake;
+use crate::identity::{FileMistake, Rate};
 use crate::proxy::{DestinationError, Destinations};
 use crate::secret::Secret;
 use crate::servers::{self, Catalogue, Source};
@@ -96,6 +96,7 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
     {
         r.mistake("ADMIN_ADDR", format!("{admin} collides with PROXY_ADDR {proxy}"), "take another port");
     }
+    let auth_throttle = throttle(r);
     let admin_tokens = admin_tokens(r);
     let admin_token_file = r.secret_file("ADMIN_TOKEN");
     let cors_origins = origins(r);
@@ -129,6 +130,11 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
     let connect_timeout = r.duration("CONNECT_TIMEOUT", secs(1), secs(300));
     let (allow_destinations, deny_destinations) = destinations(r);
     let max_connections = r.number("MAX_CONNECTIONS", 1, 1_000_000);
+    let max_unauthenticated = match r.given("MAX_UNAUTHENTICATED") {
+        Some(_) => r.number("MAX_UNAUTHENTICATED", 1, max_connections.unwrap_or(1_000_000)),
+        None => max_connections.map(|most| (most / 4).max(1)),
+    };
+    let forwarding_headers = forwarding(r);
     let data_threads = match r.given("DATA_THREADS") {
         Some(_) => r.number("DATA_THREADS", 1, 256),
         None => Some(env.cpus.clamp(1, 256)),
@@ -153,6 +159,7 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
         admin_tokens: admin_tokens?,
         admin_token_file,
         cors_origins: cors_origins?,
+        auth_throttle: auth_throttle?,
         namespace: namespace?,
         identity,
         instance_limit: instance_limit?,
@@ -175,6 +182,8 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
         max_connections: max_connections?,
+        max_unauthenticated: max_unauthenticated?,
+        forwarding_headers: forwarding_headers?,
         data_threads: data_threads?,
         servers,
         servers_refresh: servers_refresh?,
@@ -224,6 +233,45 @@ fn accounts(
         }
     }
     (users, accounts)
+}
+
+/// `Some(None)` where it is off.
+fn throttle(r: &mut Reader<'_>) -> Option<Option<Rate>> {
+    const NAME: &str = "AUTH_THROTTLE";
+    let text = r.value(NAME)?;
+    if text.eq_ignore_ascii_case("off") {
+        return Some(None);
+    }
+    let rate = text.parse().ok();
+    if rate.is_none() {
+        r.mistake(
+            NAME,
+            format!("{} is not a number of failures and a time", quoted(&text)),
+            "write them as 10/1m (1 to 1000000, at most 1day), or off",
+        );
+    }
+    rate.map(Some)
+}
+
+fn forwarding(r: &mut Reader<'_>) -> Option<Forwarding> {
+    const NAME: &str = "FORWARDING_HEADERS";
+    let mut forwarding = Some(Forwarding::default());
+    for word in r.words(NAME) {
+        match (word.to_ascii_lowercase().as_str(), &mut forwarding) {
+            ("via", Some(found)) => found.via = true,
+            ("x-forwarded-for", Some(found)) => found.forwarded_for = true,
+            ("via" | "x-forwarded-for", None) => {}
+            _ => {
+                forwarding = None;
+                r.mistake(
+                    NAME,
+                    format!("{} is not one of its values", quoted(&word)),
+                    "write via, x-forwarded-for or both",
+                );
+            }
+        }
+    }
+    forwarding
 }
 
 fn admin_tokens(r: &mut Reader<'_>) -> Option<Vec<Secret>> {

@@ -98,6 +98,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Topic::Access,
+        "AUTH_THROTTLE",
+        Value("10/1m"),
+        "Failed logins of one client address (IPv6: of one /64): `FAILURES/DURATION` lets so many through at \
+         once and as many again in each period, counted by each replica for itself; `off` for no limit, where \
+         a Service hides addresses. See [abuse.md](abuse.md).",
+    ),
+    setting(
+        Topic::Access,
         "ACCOUNTS_FILE",
         Nothing,
         "What each account may do: YAML, described in [accounts.md](accounts.md). It holds no secrets, so a \
@@ -278,6 +286,20 @@ pub const SETTINGS: &[Setting] = &[
         "MAX_CONNECTIONS",
         Value("16384"),
         "Client connections at once, in all; each needs two open files. 1 to 1000000.",
+    ),
+    setting(
+        Topic::Proxy,
+        "MAX_UNAUTHENTICATED",
+        Computed("a quarter of `MAX_CONNECTIONS`"),
+        "Client connections at once that have not logged in yet. One more closes the oldest of them. 1 to \
+         `MAX_CONNECTIONS`. See [abuse.md](abuse.md).",
+    ),
+    setting(
+        Topic::Proxy,
+        "FORWARDING_HEADERS",
+        Nothing,
+        "What is added to plain HTTP, separated by commas: `via` (in both directions), `x-forwarded-for` (the \
+         client's address, towards the origin). Tunnels carry neither.",
     ),
     setting(
         Topic::Proxy,

@@ -10,6 +10,7 @@ mod authenticator;
 mod basic;
 mod cache;
 mod hash;
+mod throttle;
 mod users;
 mod verifier;
 
@@ -17,5 +18,6 @@ pub use account::{Account, AccountError};
 pub use authenticator::{Authenticator, FAILURE_FLOOR, Login};
 pub use basic::{AuthError, split_basic};
 pub use hash::{PasswordError, hash_password};
+pub use throttle::{Rate, RateError, Throttle};
 pub use users::{FileMistake, Users};
 pub(crate) use users::{MAX_FILE, fingerprint};

@@ -40,6 +40,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         pods_limit,
         tunnels_open,
         connections_open,
+        connections_unauthenticated,
+        connections_evicted,
         bytes,
         accept_paused,
         api_requests,
@@ -56,7 +58,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 23] = [
+    let all: [&dyn Collector; 25] = [
         requests,
         hold_seconds,
         cold_starts,
@@ -67,6 +69,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         pods_limit,
         tunnels_open,
         connections_open,
+        connections_unauthenticated,
+        connections_evicted,
         bytes,
         accept_paused,
         api_requests,

@@ -89,7 +89,8 @@ pub(super) async fn admit(
                 record.trail.step(Step::Authenticated);
                 return Ok(Admitted::Pod(grant));
             }
-            let login = thread.shared.authenticator.authenticate(&header).await;
+            let client = Some(record.client.ip());
+            let login = thread.shared.authenticator.authenticate_from(&header, client).await;
             let login = login.map_err(|error| refused(thread, error))?;
             thread.counters.metrics.logins.with_label_values(&["ok"]).inc();
             login
@@ -143,6 +144,7 @@ fn over_quota(thread: &Thread, over: OverQuota) -> ProxyError {
 fn refused(thread: &Thread, error: AuthError) -> ProxyError {
     let outcome = match error {
         AuthError::Busy => "busy",
+        AuthError::Throttled { .. } => "throttled",
         AuthError::Malformed | AuthError::PercentEncoded | AuthError::Refused => "refused",
     };
     thread.counters.metrics.logins.with_label_values(&[outcome]).inc();

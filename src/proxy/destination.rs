@@ -313,6 +313,7 @@ impl From<TargetError> for ProxyError {
             | TargetError::Name
             | TargetError::Ipv4
             | TargetError::Ipv6
+            | TargetError::Fragment
             | TargetError::Scheme
             | TargetError::Form => Self::new(Code::BadTarget, error.to_string()),
         }

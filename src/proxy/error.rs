@@ -88,6 +88,10 @@ impl From<AuthError> for ProxyError {
                     .hint("send the username as it is: parameters need no escaping")
             }
             AuthError::Busy => Self::new(Code::QueueFull, "too many password checks are waiting"),
+            AuthError::Throttled { retry_after } => {
+                Self::new(Code::AuthThrottled, "too many failed logins from this address")
+                    .retry_after(retry_after)
+            }
         }
     }
 }

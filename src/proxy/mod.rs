@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::accounts::Accounts;
-use crate::config::Config;
+use crate::config::{Config, Forwarding};
 use crate::drain::Shutdown;
 use crate::identity::Authenticator;
 use crate::metrics::Metrics;
@@ -31,6 +31,7 @@ use crate::session::Sessions;
 
 pub mod buffers;
 mod check;
+pub mod chunks;
 mod client_io;
 mod connect;
 mod connection;
@@ -40,10 +41,12 @@ mod event;
 mod exits;
 pub mod failures;
 mod forward;
+pub mod gate;
 mod gluetun;
 pub mod head;
 mod headers;
 mod listener;
+mod newcomers;
 mod plain;
 mod pool;
 mod record;
@@ -134,6 +137,10 @@ struct Shared {
     checks: Arc<check::Checks>,
     /// Client connections that may still begin.
     slots: Arc<Semaphore>,
+    /// Connections of one data thread whose clients have not logged in.
+    most_newcomers: usize,
+    /// What plain HTTP gets added.
+    forwarding: Forwarding,
     /// Told when a connection has ended.
     freed: Notify,
 }
@@ -226,6 +233,8 @@ impl Shared {
             timings,
             checks: Arc::default(),
             slots: Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
+            most_newcomers: config.max_unauthenticated.div_ceil(config.data_threads.max(1)),
+            forwarding: config.forwarding_headers,
             freed: Notify::new(),
         })
     }

@@ -55,6 +55,9 @@ fn only_the_users_file_is_required() {
     assert_eq!(config.log_format, LogFormat::Json);
     assert!(config.identity.starts_with("localhost-"), "{}", config.identity);
     assert!(config.data_threads >= 1);
+    assert_eq!((config.max_connections, config.max_unauthenticated), (16_384, 4096));
+    assert_eq!(config.auth_throttle, "10/1m".parse().ok());
+    assert_eq!(config.forwarding_headers, Forwarding::default());
 }
 
 #[test]
@@ -99,6 +102,9 @@ fn every_setting_is_taken() {
         ("DRAIN_TIMEOUT", "1m"),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "67"),
         ("MAX_CONNECTIONS", "100"),
+        ("MAX_UNAUTHENTICATED", "10"),
+        ("AUTH_THROTTLE", "OFF"),
+        ("FORWARDING_HEADERS", "Via, X-Forwarded-For"),
         ("DATA_THREADS", "3"),
         (
             "SERVERS_JSON",
@@ -126,6 +132,8 @@ fn every_setting_is_taken() {
     assert!(matches!(config.servers, Some(Source::Text(_))));
     assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!(config.data_threads, 3);
+    assert_eq!((config.max_unauthenticated, config.auth_throttle), (10, None));
+    assert_eq!(config.forwarding_headers, Forwarding { via: true, forwarded_for: true });
 }
 
 #[test]
@@ -155,6 +163,9 @@ fn all_mistakes_are_told_at_once_and_each_names_its_variable() {
         ("DRAIN_TIMEOUT", "2d"),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "30s"),
         ("MAX_CONNECTIONS", "0"),
+        ("MAX_UNAUTHENTICATED", "0"),
+        ("AUTH_THROTTLE", "10"),
+        ("FORWARDING_HEADERS", "via,forwarded"),
         ("DATA_THREADS", "many"),
         ("SERVERS_FILE_PATH", "/nowhere/servers.json"),
         ("LOG_LEVEL", "LOUD"),

@@ -199,6 +199,9 @@ fn config() -> Config {
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(25),
         max_connections: 1000,
+        max_unauthenticated: 250,
+        auth_throttle: None,
+        forwarding_headers: Default::default(),
         data_threads: 2,
         servers: None,
         servers_refresh: Duration::ZERO,
@@ -325,7 +328,7 @@ impl Gateway {
     pub(super) async fn task_size(&self) -> usize {
         let (shared, stream) = (Arc::clone(&self.shared), self.connect().await);
         let thread = super::super::thread::Thread::new(shared);
-        let connection = super::super::thread::Connection::new(&thread.shared, None);
+        let connection = super::super::thread::Connection::new(&thread, None);
         size_of_val(&super::super::connection::serve(thread, stream, self.addr, connection))
     }
 
