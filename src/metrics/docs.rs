@@ -58,7 +58,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 25] = [
+    let all: [&dyn Collector; 27] = [
         requests,
         hold_seconds,
         cold_starts,

@@ -119,6 +119,10 @@ impl Outcome {
                 "the exit's pod went away and its tunnels with it",
                 "connect again: a new exit is started; kubectl describe tells why a pod went",
             )),
+            Self::AccountGone => Some((
+                "the account was removed or disabled, and the time that its tunnels had is over",
+                "ask the operator",
+            )),
             Self::Ok | Self::ClientReset | Self::Cut | Self::Idle => None,
         }
     }
@@ -296,7 +300,7 @@ impl Record {
         let retryable = match outcome {
             Outcome::Failed(code) => code.retryable(),
             Outcome::ClientGone | Outcome::UpstreamReset | Outcome::ExitGone => true,
-            Outcome::Ok | Outcome::ClientReset | Outcome::Cut | Outcome::Idle => false,
+            Outcome::Ok | Outcome::ClientReset | Outcome::AccountGone | Outcome::Cut | Outcome::Idle => false,
         };
         let took = self.started.elapsed();
         let steps: Vec<Noted> = self.trail.take();

@@ -166,7 +166,7 @@ impl SelectError {
             | Self::NoSuchCity { .. }
             | Self::NoSuchServer { .. }
             | Self::NoServers => true,
-            Self::BadParameter { .. } | Self::BadCombination { .. } => false,
+            Self::BadParameter { .. } | Self::BadCombination { .. } | Self::Forbidden { .. } => false,
         }
     }
 
