@@ -28,6 +28,9 @@ use crate::session::{self, Sessions};
 /// How often files are looked at for changes: a mounted Secret lags by up to a minute anyway.
 const RELOAD: Duration = Duration::from_secs(2);
 
+/// How often the ConfigMap with the last server list is looked at: a request of some hundred bytes.
+const LOOK: Duration = Duration::from_secs(30);
+
 /// How the process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -107,11 +110,14 @@ pub struct Options {
     pub metrics: Option<Arc<Metrics>>,
     /// How often the users and servers files are looked at for changes.
     pub reload_interval: Duration,
+    /// How often the ConfigMap with the last server list is looked at, for one that another replica has
+    /// fetched.
+    pub look_interval: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { metrics: None, reload_interval: RELOAD }
+        Self { metrics: None, reload_interval: RELOAD, look_interval: LOOK }
     }
 }
 
@@ -213,6 +219,7 @@ impl App {
             catalogue: catalogue_tx,
             conditions,
             reload_interval: options.reload_interval,
+            look_interval: options.look_interval,
         };
         control.spawn(started_tx, exit_tx)?;
         started.await.map_err(|_| AppError::Control)??;

@@ -102,6 +102,8 @@ pub struct Config {
     pub data_threads: usize,
     /// `SERVERS_JSON` or `SERVERS_FILE_PATH`: where the server list comes from.
     pub servers: Option<Source>,
+    /// `SERVERS_REFRESH`: how old a fetched list may become; zero for one that is fetched only when asked for.
+    pub servers_refresh: Duration,
     /// `LOG_LEVEL`: a level or a `tracing` filter.
     pub log_level: String,
     /// `LOG_FORMAT`.

@@ -11,10 +11,16 @@ use serde_json::json;
 
 use super::Admin;
 
-/// `GET /health`: that the process answers, and whether it knows servers.
+/// `GET /health`: that the process answers, whether it knows servers, and where from and since when.
 pub(super) async fn health(State(admin): State<Arc<Admin>>) -> Response {
-    let servers_loaded = !admin.catalogue.borrow().is_empty();
-    Json(json!({ "status": "healthy", "servers_loaded": servers_loaded })).into_response()
+    let catalogue = Arc::clone(&admin.catalogue.borrow());
+    let mut body = json!({ "status": "healthy", "servers_loaded": !catalogue.is_empty() });
+    if let (Some(origin), Some(body)) = (catalogue.origin(), body.as_object_mut()) {
+        body.insert("servers_source".to_owned(), origin.source.as_str().into());
+        body.insert("servers_age_seconds".to_owned(), origin.age().as_secs().into());
+        body.insert("servers_count".to_owned(), catalogue.len().into());
+    }
+    Json(body).into_response()
 }
 
 /// `GET /livez`: 200 while the event loops turn, else 503 with the names of those that don't.

@@ -12,6 +12,7 @@ use super::*;
 use crate::config::{Config, LogFormat, TunDevice};
 use crate::readiness::Condition;
 use crate::secret::Secret;
+use crate::servers::{Origin, SourceKind};
 
 /// An admin port and what it tells of.
 struct Port {
@@ -55,6 +56,7 @@ pub(crate) fn config(tokens: &[&str]) -> Config {
         max_connections: 100,
         data_threads: 1,
         servers: None,
+        servers_refresh: Duration::ZERO,
         log_level: "INFO".to_owned(),
         log_format: LogFormat::Json,
     }
@@ -148,6 +150,14 @@ async fn health_is_as_the_original_had_it() {
     let list = r#"[{"vpn":"wireguard","country":"Sweden","city":"Malmö","hostname":"se-mma-wg-001"}]"#;
     port.catalogue.send_replace(Arc::new(Catalogue::parse(list).unwrap()));
     assert_eq!(port.get("/health").await.body, r#"{"status":"healthy","servers_loaded":true}"#);
+    let mut origin = Origin::now(SourceKind::Cached);
+    origin.since -= Duration::from_secs(90);
+    port.catalogue.send_replace(Arc::new(Catalogue::parse(list).unwrap().from_origin(origin)));
+    let told = port.get("/health").await.json();
+    assert_eq!((&told["servers_source"], &told["servers_count"]), (&"cached".into(), &1.into()));
+    assert!((90..95).contains(&told["servers_age_seconds"].as_u64().unwrap()), "{told}");
+    let metrics = port.get("/metrics").await.body;
+    assert!(metrics.contains("gluetun_gateway_servers_age_seconds{source=\"cached\"} 9"), "{metrics}");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use crate::drain::Phase;
 use crate::identity;
 use crate::proxy::Proxy;
 use crate::readiness::Condition;
-use crate::servers::{self, Catalogue, Refresher, Source};
+use crate::servers::{Catalogue, Keeper};
 use crate::session::{Driver, Manager};
 
 /// How long connecting to the API server may take on the path of a request: kube's own limit is 30 s.
@@ -63,6 +63,7 @@ pub(super) struct Control {
     pub(super) catalogue: watch::Sender<Arc<Catalogue>>,
     pub(super) conditions: Conditions,
     pub(super) reload_interval: Duration,
+    pub(super) look_interval: Duration,
 }
 
 /// The two clients of one API server.
@@ -116,6 +117,9 @@ impl Control {
         let stop = CancellationToken::new();
         let stop_admin = CancellationToken::new();
         let mut tasks = Tasks::default();
+        let (keeper, refresher) =
+            Keeper::new(Arc::clone(&shared.config), self.catalogue, Arc::clone(&shared.metrics));
+        let for_servers = requests.clone();
 
         tasks.spawn("sessions", {
             let (shared, stop, watches) = (shared.clone(), stop.clone(), self.conditions.watches);
@@ -158,7 +162,7 @@ impl Control {
                 liveness: shared.liveness.clone(),
                 sessions: shared.sessions.clone(),
                 catalogue: shared.catalogue.clone(),
-                refresher: Refresher::fixed(shared.catalogue.clone()),
+                refresher,
                 manager,
                 tokens,
             });
@@ -172,10 +176,13 @@ impl Control {
                 identity::watch_users(path, authenticator, self.reload_interval, count).await;
             }
         });
-        tasks.spawn(
-            "servers",
-            servers(&shared, self.catalogue, self.conditions.servers, self.reload_interval),
-        );
+        tasks.spawn("servers", {
+            let telling = tell_loaded(shared.catalogue.clone(), self.conditions.servers);
+            let keeping = keeper.run(for_servers, self.reload_interval, self.look_interval);
+            async move {
+                tokio::join!(keeping, telling);
+            }
+        });
         tasks.spawn("heartbeat", shared.liveness.register("control").run());
         let mut proxy = self.proxy;
         started.send(Ok(())).ok();
@@ -241,38 +248,10 @@ async fn joined(proxy: Proxy) -> bool {
     }
 }
 
-/// Follows the server list where it is a file, and says when there is one.
-fn servers(
-    shared: &Shared,
-    catalogue: watch::Sender<Arc<Catalogue>>,
-    loaded: Condition,
-    interval: Duration,
-) -> impl Future<Output = ()> + Send + use<> {
-    let path = match &shared.config.servers {
-        Some(Source::File(path)) => Some(path.clone()),
-        Some(Source::Text(_)) | None => None,
-    };
-    let mut current = shared.catalogue.clone();
-    let errors = shared.metrics.reload_errors.with_label_values(&["servers"]);
-    async move {
-        let following = async {
-            match path {
-                Some(path) => {
-                    servers::watch_file(path, catalogue, interval, move || errors.inc()).await;
-                }
-                // The sender must live: receivers take its end for that of the process.
-                None => {
-                    std::future::pending::<()>().await;
-                    drop(catalogue);
-                }
-            }
-        };
-        let telling = async {
-            if current.wait_for(|catalogue| !catalogue.is_empty()).await.is_ok() {
-                loaded.met();
-            }
-            std::future::pending::<()>().await;
-        };
-        tokio::join!(following, telling);
+/// Says when there is a server list; never returns.
+async fn tell_loaded(mut catalogue: watch::Receiver<Arc<Catalogue>>, loaded: Condition) {
+    if catalogue.wait_for(|catalogue| !catalogue.is_empty()).await.is_ok() {
+        loaded.met();
     }
+    std::future::pending().await
 }

@@ -24,6 +24,9 @@ const STOP_MARGIN: Duration = Duration::from_secs(7);
 /// Bytes of a WireGuard key (a Curve25519 scalar).
 const WIREGUARD_KEY: usize = 32;
 
+/// Shortest time between two automatic refreshes of the server list.
+const MIN_REFRESH: Duration = Duration::from_secs(60);
+
 /// Longest namespace name (RFC 1123 label).
 const MAX_LABEL: usize = 63;
 
@@ -87,6 +90,7 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
     wireguard_addresses(r);
 
     let servers = servers(r);
+    let servers_refresh = servers_refresh(r);
 
     let connect_timeout = r.duration("CONNECT_TIMEOUT", secs(1), secs(300));
     let (allow_destinations, deny_destinations) = destinations(r);
@@ -136,6 +140,7 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
         max_connections: max_connections?,
         data_threads: data_threads?,
         servers,
+        servers_refresh: servers_refresh?,
         log_level: log_level?,
         log_format: log_format?,
     })
@@ -464,6 +469,25 @@ fn servers(r: &mut Reader<'_>) -> Option<Source> {
         r.mistake(name, error.to_string(), "give Gluetun's servers.json, one provider's object of it, or the array that `format-servers -format json` prints");
     }
     Some(source)
+}
+
+/// Zero for never; else not so often that the Job is hardly ever gone.
+fn servers_refresh(r: &mut Reader<'_>) -> Option<Duration> {
+    const NAME: &str = "SERVERS_REFRESH";
+    let refresh = r.duration(NAME, secs(0), secs(365 * DAY))?;
+    if !refresh.is_zero() && refresh < MIN_REFRESH {
+        r.mistake(
+            NAME,
+            format!(
+                "{} is less than {}",
+                humantime::format_duration(refresh),
+                humantime::format_duration(MIN_REFRESH)
+            ),
+            "write at least that, or 0 for never",
+        );
+        return None;
+    }
+    Some(refresh)
 }
 
 fn destinations(r: &mut Reader<'_>) -> (Vec<String>, Vec<String>) {

@@ -224,6 +224,14 @@ pub const SETTINGS: &[Setting] = &[
          it changes; a mistake in it leaves the list as it was.",
     ),
     setting(
+        Topic::Servers,
+        "SERVERS_REFRESH",
+        Value("24h"),
+        "How old the list may become before a Job with `GLUETUN_IMAGE` fetches it anew, where neither of the \
+         two above is given; `0` for never, and then not at start either. `1m` to `365d`. See \
+         `docs/servers.md`.",
+    ),
+    setting(
         Topic::Proxy,
         "CONNECT_TIMEOUT",
         Value("25s"),

@@ -116,6 +116,7 @@ pub(super) fn config() -> Config {
         max_connections: 1024,
         data_threads: 1,
         servers: None,
+        servers_refresh: Duration::ZERO,
         log_level: "info".to_owned(),
         log_format: LogFormat::Text,
     }

@@ -63,7 +63,11 @@ pub fn resolve(
     let key = SessionKey {
         account: account.clone(),
         pool: pool(params)?,
-        place: place(params, catalogue)?,
+        // That a place is not in a list that only stands in means nothing: the right one will tell.
+        place: place(params, catalogue).map_err(|error| {
+            let unknown = error.is_about_the_list() && catalogue.is_stand_in();
+            if unknown { SelectError::NoServers } else { error }
+        })?,
         session: params.session.clone(),
         mode: params.mode.unwrap_or_default(),
     };

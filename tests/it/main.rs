@@ -11,6 +11,7 @@ mod api_input;
 mod api_lost;
 mod api_replicas;
 mod capacity;
+mod catalogue;
 mod control_plane;
 mod failures;
 mod kubectl;

@@ -51,9 +51,20 @@ fn only_the_users_file_is_required() {
     assert!(config.firewall_input_ports.is_empty());
     assert_eq!((config.drain_delay, config.drain_timeout), (secs(5), secs(25)));
     assert_eq!(config.servers, None);
+    assert_eq!(config.servers_refresh, secs(DAY));
     assert_eq!(config.log_format, LogFormat::Json);
     assert!(config.identity.starts_with("localhost-"), "{}", config.identity);
     assert!(config.data_threads >= 1);
+}
+
+#[test]
+fn the_list_is_refreshed_never_or_not_too_often() {
+    assert_eq!(load(&[("SERVERS_REFRESH", "0")]).unwrap().servers_refresh, secs(0));
+    assert_eq!(load(&[("SERVERS_REFRESH", "1m")]).unwrap().servers_refresh, secs(60));
+    assert_eq!(
+        mistakes(&[("SERVERS_REFRESH", "59s")]),
+        "SERVERS_REFRESH: 59s is less than 1m; write at least that, or 0 for never"
+    );
 }
 
 #[test]

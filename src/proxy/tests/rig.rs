@@ -191,6 +191,7 @@ fn config() -> Config {
         max_connections: 1000,
         data_threads: 2,
         servers: None,
+        servers_refresh: Duration::ZERO,
         log_level: "info".to_owned(),
         log_format: LogFormat::Text,
     }

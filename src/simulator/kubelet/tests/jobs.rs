@@ -45,7 +45,12 @@ async fn a_job_completes_and_its_pods_log_can_be_read() {
     lab.event("good", "SuccessfulCreate").await;
     lab.event("good", "Completed").await;
 
-    // Its pods go with it.
+    // Its pods go with it, unless the deletion does not say so: then they stay, with no owner.
+    lab.create::<Job>(job("left", "exit 0", json!({"backoffLimit": 0}))).await;
+    until_condition(&lab, "left", "Complete").await;
+    let left = pods_of(&lab, "left").await.remove(0).name_any();
+    lab.api::<Job>().delete("left", &DeleteParams::default()).await.unwrap();
+    assert!(lab.api::<Pod>().get(&left).await.unwrap().owner_references().is_empty());
     lab.api::<Job>().delete("good", &DeleteParams::background()).await.unwrap();
     lab.until_gone::<Pod>(&pods[0].name_any()).await;
     lab.end().await;
