@@ -16,6 +16,7 @@ pub use reader::{ConfigError, Environment, Mistake};
 pub use settings::{Fallback, SETTINGS, Setting, Topic, markdown};
 pub use tokens::{MIN_TOKEN, TokenMistake, read_token_file};
 
+use crate::controller::template::Template;
 use crate::secret::Secret;
 use crate::servers::Source;
 
@@ -78,6 +79,8 @@ pub struct Config {
     pub tun_device: TunDevice,
     /// `GLUETUN_IMAGE`: image of the pods.
     pub gluetun_image: String,
+    /// `POD_TEMPLATE_FILE`: what the operator adds to the pods.
+    pub pod_template: Option<Template>,
     /// `VPN_SERVICE_PROVIDER`: the provider that the pods connect to.
     pub vpn_provider: String,
     /// `VPN_TYPE`: `wireguard`.

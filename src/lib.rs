@@ -25,6 +25,7 @@ pub mod controller;
 pub mod drain;
 pub mod identity;
 pub mod metrics;
+pub mod preflight;
 pub mod proxy;
 pub mod readiness;
 pub mod secret;

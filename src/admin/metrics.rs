@@ -10,7 +10,17 @@ use axum::response::{IntoResponse, Response};
 use super::Admin;
 use super::response::Failure;
 
-/// Every metric of the process.
+/// Metrics
+///
+/// Every metric of the process, in Prometheus' text format. `docs/metrics.md` tells what each means.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "probes",
+    operation_id = "metrics",
+    responses((status = 200, description = "The metrics.", content_type = "text/plain", body = String,
+        example = "# TYPE gluetun_gateway_sessions gauge\ngluetun_gateway_sessions 3\n")),
+)]
 pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     admin.sessions.observe();
     let catalogue = Arc::clone(&admin.catalogue.borrow());

@@ -8,9 +8,11 @@ mod auth;
 mod cors;
 mod delivery;
 mod destroy;
+mod docs;
 mod filter;
 mod input;
 mod metrics;
+mod openapi;
 mod probes;
 mod response;
 mod server;
@@ -19,6 +21,7 @@ mod start;
 mod status;
 mod tokens;
 pub mod types;
+mod v1;
 
 use std::sync::Arc;
 
@@ -30,6 +33,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::proxy::failures::Failures;
 use crate::readiness::{Liveness, Readiness};
 use crate::servers::{Catalogue, Refresher};
 use crate::session::{Manager, Sessions};
@@ -52,6 +56,8 @@ pub struct Admin {
     pub sessions: Sessions,
     /// The server list in use.
     pub catalogue: watch::Receiver<Arc<Catalogue>>,
+    /// The last failures of the proxy port.
+    pub failures: Failures,
     /// Has the server list fetched anew.
     pub refresher: Refresher,
     /// Pins and destroys.
@@ -72,13 +78,15 @@ pub fn router(admin: Admin) -> Router {
         .route("/destroy", post(destroy::destroy))
         .route("/stop", post(destroy::stop))
         .route("/status", get(status::status))
+        .merge(v1::router())
         .route_layer(from_fn_with_state(Arc::clone(&admin), auth::check));
     // For the kubelet and for Prometheus, which have none.
     let open = Router::new()
         .route("/health", get(probes::health))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))
-        .route("/metrics", get(metrics::metrics));
+        .route("/metrics", get(metrics::metrics))
+        .merge(docs::router());
     Router::new()
         .merge(api)
         .merge(open)

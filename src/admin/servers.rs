@@ -8,12 +8,15 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::Admin;
 use super::filter::Filter;
 use super::input::Query;
 use super::response::Failure;
-use super::types::{CityLocations, CountryLocations, Locations, Refreshed};
+use super::types::{CityLocations, CountryLocations, ErrorBody, Locations, Refreshed};
 use crate::servers::{Catalogue, Server};
 
 /// What a server without a city is listed under, as the original had it.
@@ -28,7 +31,75 @@ impl Serialize for Servers<'_> {
     }
 }
 
-/// `GET /servers`: the servers, filtered; refreshed first with `force`.
+/// A server as the list has it, for the document: what the list says more of a server is told as well.
+pub(super) struct ServerRecord;
+
+impl PartialSchema for ServerRecord {
+    fn schema() -> RefOr<Schema> {
+        let text = |about: &str, example: &str| {
+            ObjectBuilder::new().schema_type(Type::String).description(Some(about)).examples([example])
+        };
+        ObjectBuilder::new()
+            .description(Some("A server as Gluetun's list has it, with every field that it has there."))
+            .property("vpn", text("Always WireGuard.", "wireguard"))
+            .property("country", text("The country.", "Sweden"))
+            .required("country")
+            .property("city", text("The city.", "Gothenburg"))
+            .property("hostname", text("Its name.", "se-got-wg-001"))
+            .required("hostname")
+            .additional_properties(Some(AdditionalProperties::FreeForm(true)))
+            .into()
+    }
+}
+
+impl ToSchema for ServerRecord {}
+
+/// Where servers are wanted.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "the query is read by hand, for errors in the original's words")]
+pub(super) struct WantedServers {
+    /// The country: equal, contained, or every word contained, whatever the case and accents.
+    #[param(example = "sweden", nullable = false)]
+    country: Option<String>,
+    /// The city, likewise.
+    #[param(example = "malmö", nullable = false)]
+    city: Option<String>,
+    /// `true`, `1` or `yes` fetches the list anew first.
+    #[param(example = "false", nullable = false)]
+    force: Option<String>,
+}
+
+/// Whether places are wanted anew.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "the query is read by hand, for errors in the original's words")]
+pub(super) struct WantedLocations {
+    /// `true`, `1` or `yes` fetches the list anew first.
+    #[param(example = "false", nullable = false)]
+    force: Option<String>,
+}
+
+/// Servers
+///
+/// The WireGuard servers by their keys (`country-city-hostname`), filtered. Where the list cannot be
+/// fetched anew, `force` tells the old one.
+#[utoipa::path(
+    get,
+    path = "/servers",
+    tag = "servers",
+    operation_id = "listServers",
+    params(WantedServers),
+    responses(
+        (status = 200, description = "The servers.", body = BTreeMap<String, ServerRecord>,
+            example = json!({"sweden-gothenburg-se-got-wg-001": {"vpn": "wireguard", "country": "Sweden",
+                "city": "Gothenburg", "hostname": "se-got-wg-001", "isp": "31173", "owned": true,
+                "wgpubkey": "5JMPeO7gXIbR5CnUa/NPNK4L5GqUnreF0/Bozai4pl4=", "ips": ["185.213.154.66"]}})),
+        (status = 400, description = "The query is not UTF-8.", body = ErrorBody,
+            example = json!({"error": "The query parameter 'city' is not UTF-8: percent-encode it as UTF-8"})),
+    ),
+    security((), ("token" = []))
+)]
 pub(super) async fn servers(
     State(admin): State<Arc<Admin>>,
     RawQuery(query): RawQuery,
@@ -41,7 +112,23 @@ pub(super) async fn servers(
     Ok(Json(Servers(found)).into_response())
 }
 
-/// `GET /locations`: countries and cities; refreshed first with `force`.
+/// Countries and cities
+#[utoipa::path(
+    get,
+    path = "/locations",
+    tag = "servers",
+    operation_id = "listLocations",
+    params(WantedLocations),
+    responses(
+        (status = 200, description = "Every place, sorted by name.", body = Locations, example = json!({
+            "countries": [{"name": "Sweden", "city_count": 1, "total_servers": 3, "cities": [
+                {"name": "Gothenburg", "server_count": 3, "sample_hostname": "se-got-wg-001"}]}],
+            "total_countries": 1, "total_cities": 1, "total_servers": 3})),
+        (status = 400, description = "The query is not UTF-8.", body = ErrorBody,
+            example = json!({"error": "The query parameter 'force' is not UTF-8: percent-encode it as UTF-8"})),
+    ),
+    security((), ("token" = []))
+)]
 pub(super) async fn locations(
     State(admin): State<Arc<Admin>>,
     RawQuery(query): RawQuery,
@@ -50,7 +137,22 @@ pub(super) async fn locations(
     Ok(Json(by_place(&*catalogue(&admin, &query).await)))
 }
 
-/// `POST /servers/refresh`: fetches the list anew.
+/// Fetch the server list anew
+///
+/// Answers once the new list is there. Where it cannot be had, the old one stays.
+#[utoipa::path(
+    post,
+    path = "/servers/refresh",
+    tag = "servers",
+    operation_id = "refreshServers",
+    responses(
+        (status = 200, description = "The list is new.", body = Refreshed,
+            example = json!({"message": "Server cache refreshed", "server_count": 537})),
+        (status = 500, description = "It could not be fetched; the log tells why.", body = ErrorBody,
+            example = json!({"error": "Failed to refresh server cache"})),
+    ),
+    security((), ("token" = []))
+)]
 pub(super) async fn refresh(State(admin): State<Arc<Admin>>) -> Result<Json<Refreshed>, Failure> {
     match admin.refresher.refresh().await {
         Ok(catalogue) => {

@@ -16,7 +16,7 @@ use super::delivery::{self, Outbox, Receipt};
 use super::filter::{Draw, Filter};
 use super::input::Input;
 use super::response::Failure;
-use super::types::{Service, StartRequest, StartResponse};
+use super::types::{ErrorBody, Service, StartRequest, StartResponse};
 use crate::config::Config;
 use crate::selector::{IDLE, Lifetimes, TTL, duration};
 use crate::servers::{Catalogue, Server};
@@ -36,7 +36,41 @@ const PIN_AGAIN: Duration = Duration::from_millis(250);
 /// When a client may ask again that met the limit: a guess, since pods live as long as their clients want.
 const FULL_RETRY: HeaderValue = HeaderValue::from_static("10");
 
-/// Starts a pod and answers once its VPN is up.
+/// Start a pod
+///
+/// Answers once the pod's VPN is up, which takes a few seconds, at most `START_TIMEOUT` (90 s). The pod
+/// leaves from a server that matches, drawn at random; it lives until `/destroy`, or as long as `idle` and
+/// `ttl` say. A client that hangs up before it has the answer leaves no pod behind.
+#[utoipa::path(
+    post,
+    path = "/start",
+    tag = "pods",
+    operation_id = "startPod",
+    request_body(content = StartRequest, description = "A server by its key, or a country, a city or both.",
+        examples(
+            ("By place" = (value = json!({"country": "Sweden", "city": "Gothenburg"}))),
+            ("By server" = (value = json!({"server": "sweden-gothenburg-se-got-wg-003"}))),
+            ("With an end" = (value = json!({"country": "Sweden", "idle": "10m", "ttl": "2h"}))),
+        )),
+    responses(
+        (status = 200, description = "The pod is ready.", body = StartResponse, example = json!({
+            "id": "444b33d0-0604-578f-a246-c49a9fe4c5c8",
+            "proxy": "http://pod.k2x7c4q5:s3cr3t@10.42.0.18:8888",
+            "pod_name": "gluetun-444b33d0-0604-578f-a246-c49a9fe4c5c8", "pod_ip": "10.42.0.18",
+            "username": "pod.k2x7c4q5", "password": "s3cr3t", "service_name": "gluetun-gateway",
+            "service_cluster_ip": "10.43.7.20",
+            "service_dns": "gluetun-gateway.gluetun-system.svc.cluster.local", "service_port": 8080,
+            "service_url": "http://pod.k2x7c4q5:s3cr3t@gluetun-gateway.gluetun-system.svc.cluster.local:8080"})),
+        (status = 400, description = "Nothing matches, nothing is asked for, or the body is malformed.",
+            body = ErrorBody, example = json!({"error": "No server found for country 'atlantis'"})),
+        (status = 429, description = "As many pods run as may.", body = ErrorBody,
+            headers(("Retry-After" = u32, description = "After how many seconds to try again.")),
+            example = json!({"error": "Instance limit reached"})),
+        (status = 500, description = "The pod did not come up; the text tells why.", body = ErrorBody,
+            example = json!({"error": "Failed to start Gluetun pod: the key is malformed (bad_key)"})),
+    ),
+    security((), ("token" = []))
+)]
 pub(super) async fn start(
     State(admin): State<Arc<Admin>>,
     extensions: Extensions,

@@ -13,7 +13,25 @@ use crate::config::Config;
 use crate::servers::Catalogue;
 use crate::session::pod::{PROXY_PORT, PodView};
 
-/// Answers with all pods.
+/// Pods
+///
+/// Every pod of the gateway in the namespace, and those of other systems that wear the same label, by their
+/// ids. One that is ending is not shown.
+#[utoipa::path(
+    get,
+    path = "/status",
+    tag = "pods",
+    operation_id = "listPods",
+    responses((status = 200, description = "The pods.", body = BTreeMap<String, PodStatus>, example = json!({
+        "444b33d0-0604-578f-a246-c49a9fe4c5c8": {
+            "pod_name": "gluetun-444b33d0-0604-578f-a246-c49a9fe4c5c8", "pod_ip": "10.42.0.18",
+            "server": "sweden-gothenburg-se-got-wg-003", "username": "pod.k2x7c4q5", "password": "s3cr3t",
+            "port": 8888, "status": "running", "service_name": "gluetun-gateway",
+            "service_cluster_ip": "10.43.7.20",
+            "service_dns": "gluetun-gateway.gluetun-system.svc.cluster.local", "service_port": 8080,
+            "service_url": "http://pod.k2x7c4q5:s3cr3t@gluetun-gateway.gluetun-system.svc.cluster.local:8080"}}))),
+    security((), ("token" = []))
+)]
 pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Json<Map<String, Value>> {
     let catalogue = Arc::clone(&admin.catalogue.borrow());
     let told = admin.sessions.pods().into_iter().map(|pod| {

@@ -44,6 +44,7 @@ pub(crate) fn config(tokens: &[&str]) -> Config {
         exit_ipv6: false,
         tun_device: TunDevice::HostPath,
         gluetun_image: "gluetun".to_owned(),
+        pod_template: None,
         vpn_provider: "mullvad".to_owned(),
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),
@@ -88,6 +89,7 @@ impl Port {
             manager: Manager::new(sessions.clone(), nobody(), "vpn"),
             tokens: watch::channel(Arc::new(tokens.iter().map(|token| Secret::from(*token)).collect())).1,
             catalogue: receiver,
+            failures: Failures::new(1),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

@@ -17,8 +17,10 @@ use super::supervise::Tasks;
 use super::{AppError, Exit, Shared};
 use crate::admin::{self, Admin};
 use crate::controller;
+use crate::controller::sample::sample;
 use crate::drain::Phase;
 use crate::identity;
+use crate::preflight::{Finding, Preflight, Verdict};
 use crate::proxy::Proxy;
 use crate::readiness::Condition;
 use crate::servers::{Catalogue, Keeper};
@@ -33,6 +35,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// How long the sessions and the controller have to end. With the admin port's second it stays below what
 /// the settings keep of the pod's grace period (7 s, 2 of them for what is cut).
 const STOP: Duration = Duration::from_millis(3500);
+
+/// Username of the pod that the API server is asked about at start.
+const PREFLIGHT: &str = "preflight";
 
 /// How long the data threads have to end once everything that they served is gone.
 const JOIN: Duration = Duration::from_millis(300);
@@ -64,6 +69,7 @@ pub(super) struct Control {
     pub(super) conditions: Conditions,
     pub(super) reload_interval: Duration,
     pub(super) look_interval: Duration,
+    pub(super) preflight: bool,
 }
 
 /// The two clients of one API server.
@@ -114,6 +120,7 @@ impl Control {
         };
         let shared = self.shared;
         let Clients { requests, patient } = clients;
+        let asking = requests.clone();
         let stop = CancellationToken::new();
         let stop_admin = CancellationToken::new();
         let mut tasks = Tasks::default();
@@ -162,6 +169,7 @@ impl Control {
                 liveness: shared.liveness.clone(),
                 sessions: shared.sessions.clone(),
                 catalogue: shared.catalogue.clone(),
+                failures: shared.failures.clone(),
                 refresher,
                 manager,
                 tokens,
@@ -183,6 +191,9 @@ impl Control {
                 tokio::join!(keeping, telling);
             }
         });
+        if self.preflight {
+            tasks.spawn("preflight", preflight(&shared, asking));
+        }
         tasks.spawn("heartbeat", shared.liveness.register("control").run());
         let mut proxy = self.proxy;
         started.send(Ok(())).ok();
@@ -245,6 +256,29 @@ async fn joined(proxy: Proxy) -> bool {
             tracing::warn!("a data thread did not end in time");
             true
         }
+    }
+}
+
+/// Asks once, when there is a server list, whether rights and admission will do, and says what will not.
+fn preflight(shared: &Shared, client: kube::Client) -> impl Future<Output = ()> + Send + use<> {
+    let (config, metrics) = (Arc::clone(&shared.config), Arc::clone(&shared.metrics));
+    let mut catalogues = shared.catalogue.clone();
+    async move {
+        let listed = catalogues.wait_for(|catalogue| !catalogue.is_empty()).await.ok();
+        let catalogue = listed.map(|catalogue| Arc::clone(&catalogue));
+        let sample = catalogue.and_then(|catalogue| sample(&config, &catalogue, PREFLIGHT).ok());
+        if let Some(pod) = sample {
+            let findings = Preflight { config: &config, client, metrics: &metrics }.run(&pod).await;
+            for Finding { what, verdict } in findings {
+                match verdict {
+                    Verdict::Good => tracing::debug!(what, "preflight"),
+                    Verdict::Warning(why) => tracing::warn!(what, why, "preflight"),
+                    Verdict::Bad(why) => tracing::error!(what, why, "preflight: this will not work"),
+                    Verdict::Unknown(why) => tracing::info!(what, why, "preflight: no answer"),
+                }
+            }
+        }
+        std::future::pending().await
     }
 }
 

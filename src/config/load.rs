@@ -10,6 +10,7 @@ use base64::Engine as _;
 use super::reader::{ConfigError, Environment, Reader, quoted, split};
 use super::tokens;
 use super::{Config, LogFormat, TunDevice};
+use crate::controller::template::{Template, TemplateError};
 use crate::identity::Users;
 use crate::proxy::{DestinationError, Destinations};
 use crate::secret::Secret;
@@ -81,6 +82,7 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
     not_over(r, ("START_ATTEMPT_TIMEOUT", start_attempt_timeout), ("START_TIMEOUT", start_timeout));
 
     let gluetun_image = image(r);
+    let pod_template = pod_template(r);
     let vpn_provider = provider(r);
     let vpn_type = r.choice("VPN_TYPE", &[("wireguard", "wireguard".to_owned())], &[]);
     let tun_device = tun_device(r);
@@ -128,6 +130,7 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
         exit_ipv6: exit_ipv6?,
         tun_device: tun_device?,
         gluetun_image: gluetun_image?,
+        pod_template,
         vpn_provider: vpn_provider?,
         vpn_type: vpn_type?,
         firewall_input_ports: firewall_input_ports?,
@@ -358,6 +361,28 @@ fn provider(r: &mut Reader<'_>) -> Option<String> {
         return None;
     }
     Some(provider.to_ascii_lowercase())
+}
+
+/// What the operator adds to the pods; `None` also after a mistake, which has been told.
+fn pod_template(r: &mut Reader<'_>) -> Option<Template> {
+    const NAME: &str = "POD_TEMPLATE_FILE";
+    let path = r.given(NAME)?;
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            r.mistake(NAME, format!("{}: {error}", quoted(&path)), "name a file with a pod template in YAML");
+            return None;
+        }
+    };
+    match Template::parse(&text) {
+        Ok(template) => Some(template),
+        Err(mistakes) => {
+            for TemplateError { path: field, problem, fix } in mistakes {
+                r.mistake(NAME, format!("{}: {field}: {problem}", quoted(&path)), fix);
+            }
+            None
+        }
+    }
 }
 
 fn tun_device(r: &mut Reader<'_>) -> Option<TunDevice> {

@@ -170,6 +170,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Topic::Pods,
+        "POD_TEMPLATE_FILE",
+        Nothing,
+        "Pod template in YAML that is merged with every VPN pod: where pods run, and with what beside them. \
+         `docs/pods.md` says which fields it may have.",
+    ),
+    setting(
+        Topic::Pods,
         "VPN_SERVICE_PROVIDER",
         Value("mullvad"),
         "The VPN provider, by the name that Gluetun knows it by.",

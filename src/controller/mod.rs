@@ -29,7 +29,9 @@ mod observations;
 mod patch;
 mod plan;
 mod probe;
+pub mod sample;
 mod snapshot;
+pub mod template;
 #[cfg(test)]
 mod testing;
 mod writes;

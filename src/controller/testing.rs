@@ -104,6 +104,7 @@ pub(super) fn config() -> Config {
         exit_ipv6: false,
         tun_device: TunDevice::HostPath,
         gluetun_image: "qmcgaw/gluetun:v3.41.3".to_owned(),
+        pod_template: None,
         vpn_provider: "mullvad".to_owned(),
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),

@@ -15,6 +15,7 @@ use super::head::Authorization;
 use super::record::Record;
 use super::target::{Target, TargetError};
 use super::thread::Thread;
+use super::trail::Step;
 use super::upstream::{self, Failure, Tunnel};
 use super::wish::Wish;
 use crate::identity::{AuthError, Login, split_basic};
@@ -84,6 +85,7 @@ pub(super) async fn admit(
         Credentials::Unknown(header) => {
             if let Some(grant) = pod(thread, &header).await {
                 record.account = Some(Arc::from("pod"));
+                record.trail.step(Step::Authenticated);
                 return Ok(Admitted::Pod(grant));
             }
             let login = thread.shared.authenticator.authenticate(&header).await;
@@ -92,10 +94,12 @@ pub(super) async fn admit(
             login
         }
     };
+    record.trail.step(Step::Authenticated);
     let wish = thread.wishes.borrow_mut().of(&login, &thread.shared.limits);
     let wish = wish.inspect_err(|_| record.account = Some(Arc::from(login.account.as_str())))?;
     record.account = Some(Arc::clone(&wish.account));
     record.selector = Some(Arc::clone(&wish.selector));
+    record.trail.step(Step::Resolved);
     Ok(Admitted::Session(wish))
 }
 
@@ -139,7 +143,10 @@ pub(super) fn check_target(
     let destinations = &thread.shared.destinations;
     let local = if destinations.wants_local(&target) { local() } else { None };
     match destinations.check(&target, local) {
-        Ok(()) => Ok(target),
+        Ok(()) => {
+            record.trail.step(Step::Allowed);
+            Ok(target)
+        }
         Err(refusal) => Err(refusal.error(&target)),
     }
 }
@@ -177,18 +184,26 @@ impl Hold {
             Session::Of(wish) => Rc::clone(wish),
             Session::Pod(grant) => {
                 let grant = grant.take().ok_or_else(gone)?;
+                record.trail.step(Step::ExitFound);
                 record.granted(&grant);
                 return Ok(grant);
             }
         };
         let exits = &thread.shared.exits;
         let grant = match exits.hit(&wish.key) {
-            Some(grant) => grant,
+            Some(grant) => {
+                record.trail.step(Step::ExitFound);
+                grant
+            }
             None => {
                 let begun = Instant::now();
+                record.session = Some(Arc::from(wish.key.claim_name()));
+                record.trail.step(Step::Held);
+                let trail = &mut record.trail;
+                let mut tell = |progress| trail.progress(progress);
                 let held = tokio::select! {
                     biased;
-                    held = exits.acquire(&wish.key, &wish.lifetimes, self.deadline) => held,
+                    held = exits.acquire(&wish.key, &wish.lifetimes, self.deadline, &mut tell) => held,
                     () = thread.closing.waiter() => Err(AcquireError::ShuttingDown),
                 };
                 held.map_err(|error| {
@@ -222,17 +237,25 @@ impl Hold {
             if !exit.reached_check.load(Ordering::Relaxed) {
                 shared.checks.in_background(&exit, &shared.timings);
             }
-            match upstream::open(thread, &exit, target).await {
-                Ok(tunnel) => return Ok(Opened { grant, tunnel }),
+            let fault = match upstream::open(thread, &exit, target, &mut record.trail).await {
+                Ok(tunnel) => {
+                    record.trail.step(Step::Opened);
+                    return Ok(Opened { grant, tunnel });
+                }
                 Err(Failure::Answer(error)) => return Err(error),
                 Err(Failure::Protocol(error)) => {
                     shared.exits.report(&exit, Fault::Protocol);
+                    record.trail.note(Step::ExitGivenUp, Fault::Protocol.as_str());
                     return Err(error);
                 }
-                Err(Failure::Unreachable) => shared.exits.report(&exit, Fault::Unreachable),
-                Err(Failure::Dead) => shared.exits.report(&exit, Fault::Dead),
-                Err(Failure::Gone) => {}
+                Err(Failure::Unreachable) => Some(Fault::Unreachable),
+                Err(Failure::Dead) => Some(Fault::Dead),
+                Err(Failure::Gone) => None,
+            };
+            if let Some(fault) = fault {
+                shared.exits.report(&exit, fault);
             }
+            record.trail.note(Step::ExitGivenUp, fault.map_or("gone", Fault::as_str));
             drop(grant);
             self.exits += 1;
             if self.exits >= EXITS || Instant::now() >= self.deadline {

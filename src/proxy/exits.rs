@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::event::{Event, Waiter};
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
-use crate::session::{AcquireError, Acquired, Exit, Fault, Sessions};
+use crate::session::{AcquireError, Acquired, Exit, Fault, Progress, Sessions};
 
 /// A future of one data thread.
 pub(super) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -23,13 +23,14 @@ pub(super) trait Exits: Send + Sync {
     /// The exit of a session that has one; never waits.
     fn hit(&self, key: &SessionKey) -> Option<Grant>;
 
-    /// As `hit`, else has an exit started and holds until `deadline`. Dropping the future cancels this
-    /// wait, never the start.
+    /// As `hit`, else has an exit started and holds until `deadline`; `tell` hears what happens meanwhile.
+    /// Dropping the future cancels this wait, never the start.
     fn acquire<'a>(
         &'a self,
         key: &'a SessionKey,
         lifetimes: &'a Lifetimes,
         deadline: Instant,
+        tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>>;
 
     /// The pod that these credentials were made for.
@@ -81,8 +82,11 @@ impl Exits for Sessions {
         key: &'a SessionKey,
         lifetimes: &'a Lifetimes,
         deadline: Instant,
+        tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>> {
-        Box::pin(async move { Self::acquire(self, key, lifetimes, deadline).await.map(Grant::from) })
+        Box::pin(
+            async move { Self::acquire_telling(self, key, lifetimes, deadline, tell).await.map(Grant::from) },
+        )
     }
 
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant> {

@@ -37,6 +37,7 @@ pub mod destination;
 pub mod error;
 mod event;
 mod exits;
+pub mod failures;
 mod forward;
 mod gluetun;
 pub mod head;
@@ -50,6 +51,7 @@ mod response;
 mod socket;
 pub mod target;
 mod thread;
+pub mod trail;
 mod tunnel;
 mod upstream;
 mod wish;
@@ -61,6 +63,7 @@ pub use destination::{DestinationError, Destinations};
 pub use error::{ALL_CODES, Code, ProxyError};
 
 use exits::Exits;
+use failures::Failures;
 use target::Target;
 
 /// How long things may take. The settings that are a user's come from [`Config`]; the others have their
@@ -120,6 +123,7 @@ struct Shared {
     destinations: Destinations,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
+    failures: Failures,
     limits: Limits,
     start_timeout: Duration,
     timings: Timings,
@@ -148,6 +152,8 @@ pub struct Deps {
     pub shutdown: Shutdown,
     /// Where each data thread beats.
     pub liveness: Liveness,
+    /// Where failures are kept.
+    pub failures: Failures,
 }
 
 /// The proxy port, bound and not yet served: bind every port, then start.
@@ -188,9 +194,11 @@ pub struct Proxy {
 ///
 /// When a thread or its runtime cannot be made.
 pub fn start(config: &Config, listeners: Listeners, deps: Deps) -> io::Result<Proxy> {
-    let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown, liveness } = deps;
+    let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown, liveness, failures } =
+        deps;
+    let exits = Arc::new(sessions);
     let shared =
-        Shared::new(config, Arc::new(sessions), authenticator, catalogue, destinations, metrics, shutdown)?;
+        Shared::new(config, exits, authenticator, catalogue, destinations, metrics, shutdown, failures)?;
     serve(Arc::new(shared), listeners, &liveness)
 }
 
@@ -203,6 +211,7 @@ impl Shared {
         destinations: Destinations,
         metrics: Arc<Metrics>,
         shutdown: Shutdown,
+        failures: Failures,
     ) -> io::Result<Self> {
         let limits =
             Limits { max_idle: config.max_idle_timeout, max_wait: config.start_timeout, ..Limits::default() };
@@ -215,6 +224,7 @@ impl Shared {
             destinations,
             metrics,
             shutdown,
+            failures,
             limits,
             start_timeout: config.start_timeout,
             timings,

@@ -125,6 +125,7 @@ async fn handle(
     let connect = request.method() == Method::CONNECT;
     let mut record =
         Record::new(&thread.counters, if connect { Kind::Connect } else { Kind::Http }, client.addr);
+    record.method = Some(request.method().clone());
     let done = if connect {
         match open(&thread, &client, &request, &mut record).await {
             Ok(opened) => return Ok(upgrade(thread, client, request, opened, record, turn)),
@@ -139,11 +140,10 @@ async fn handle(
     })
 }
 
-fn refuse(client: &Client, error: &ProxyError, mut record: Record, turn: Turn) -> Response<Body> {
+fn refuse(client: &Client, error: &ProxyError, record: Record, turn: Turn) -> Response<Body> {
     let close = closes(&client.connection, error);
-    record.status = error.code.status();
     let response = response::error_response(error, record.id, close);
-    record.finish(Outcome::Failed(error.code));
+    record.fail(error);
     response.map(|bytes| Body::own(bytes, turn))
 }
 

@@ -15,7 +15,7 @@ const LIST: &str = include_str!("builtin.json");
 /// # Errors
 ///
 /// Never with the list at hand, which a test reads.
-pub(super) fn catalogue() -> Result<Catalogue, CatalogueError> {
+pub fn catalogue() -> Result<Catalogue, CatalogueError> {
     let text = records(LIST)?.to_string();
     Ok(Catalogue::parse(&text)?.from_origin(Origin::now(SourceKind::BuiltIn)))
 }

@@ -17,6 +17,7 @@ mod origin;
 mod refresh;
 mod sources;
 
+pub use builtin::catalogue as built_in;
 pub use cache::CONFIG_MAP;
 pub use catalogue::{Catalogue, City, Country};
 pub use job::{JobError, JobFailure};

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::SystemTime;
 
 use base64::Engine;
@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::{Claim, ReasonKind};
-use super::exit::Exit;
+use super::exit::{Exit, Traffic};
 use super::pod::{Binding, HEALTH_PORT, PROXY_PORT, PodView, Stage};
 use super::table::{PodLogin, State, Table};
 use crate::secret::Secret;
@@ -29,6 +29,8 @@ pub(super) struct Index {
     pods_of: HashMap<String, HashSet<String>>,
     /// Exits by the pod's uid: one for a pod's whole life, since tunnels and counters hang on it.
     exits: HashMap<String, Arc<Exit>>,
+    /// What went through the exits of each claim, by the claim's uid.
+    traffic: HashMap<String, Arc<Traffic>>,
     /// Uids of pods whose health server has said 200 to this replica.
     healthy: HashSet<String>,
     /// Uids of pods that this replica does not use any more, whatever they say.
@@ -87,6 +89,7 @@ impl Index {
         self.unseen.remove(name);
         table.entry(&claim.key).publish(State::Absent);
         self.close_exits_of(table, name, uid);
+        self.traffic.remove(uid);
         table.forget(&claim.key);
     }
 
@@ -265,6 +268,34 @@ impl Index {
             .collect()
     }
 
+    /// Every claim.
+    pub(super) fn claim_values(&self) -> impl Iterator<Item = &Arc<Claim>> {
+        self.claims.values()
+    }
+
+    /// The claim of that name.
+    pub(super) fn claim(&self, name: &str) -> Option<&Arc<Claim>> {
+        self.claims.get(name)
+    }
+
+    /// The pods that serve no claim that is there, save for those that are ending.
+    pub(super) fn unclaimed(&self) -> impl Iterator<Item = &Arc<PodView>> {
+        self.pods.values().filter(|pod| !self.is_ending(pod)).filter(|pod| {
+            let claim = pod.binding.as_ref().and_then(|b| Some((b, self.claims.get(&b.claim)?)));
+            claim.is_none_or(|(binding, claim)| claim.uid != binding.claim_uid)
+        })
+    }
+
+    /// The pods of a claim, older ones included, save for those that are ending.
+    pub(super) fn pods_of<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a Arc<PodView>> {
+        self.bound_pods(claim).filter(|pod| !self.is_ending(pod))
+    }
+
+    /// Bytes of a claim towards its exits and towards clients.
+    pub(super) fn traffic(&self, claim_uid: &str) -> (u64, u64) {
+        self.traffic.get(claim_uid).map_or((0, 0), |traffic| traffic.get())
+    }
+
     fn bound_pods<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a Arc<PodView>> {
         self.pods_of
             .get(&claim.name)
@@ -337,8 +368,7 @@ impl Index {
             city: pod.city.as_str().into(),
             gone: CancellationToken::new(),
             active: AtomicUsize::new(0),
-            bytes_up: AtomicU64::new(0),
-            bytes_down: AtomicU64::new(0),
+            traffic: Arc::clone(self.traffic.entry(binding.claim_uid.clone()).or_default()),
             reached_check: AtomicBool::new(false),
         });
         self.exits.insert(pod.uid.clone(), Arc::clone(&exit));

@@ -15,6 +15,7 @@ use super::ensure::{CALL_LIMIT, apply, delete_claim};
 use super::pod::{POD_ID_LABEL, POD_SELECTOR, PodView, Stage};
 use super::sessions::Sessions;
 use super::start::{Kept, Started};
+use super::view::Listed;
 
 /// Grace period of a deleted pod, in seconds. Never 0: the VPN would outlive the object.
 const GRACE: u32 = 5;
@@ -125,19 +126,47 @@ impl Manager {
         let shared = &self.sessions.0;
         let superseded = |binding: &_| shared.index().is_superseded(binding);
         if let Some(binding) = pod.binding.as_ref().filter(|binding| !superseded(binding)) {
-            let params = DeleteParams::default().preconditions(Preconditions {
-                uid: Some(binding.claim_uid.clone()),
-                resource_version: None,
-            });
-            let delete = || {
-                call(&shared.metrics, Verb::Delete, CALL_LIMIT, self.leases.delete(&binding.claim, &params))
-            };
-            gone(match delete().await {
-                Err(error) if error.is_ambiguous() => delete().await,
-                other => other,
-            })?;
-            shared.index().remove_claim(&shared.table, &binding.claim, &binding.claim_uid, false);
+            self.end_claim(&binding.claim, &binding.claim_uid).await?;
         }
+        self.end_pod(pod).await
+    }
+
+    /// Ends the session whose claim has that name, with all of its pods; or the pod without a session that
+    /// has it. The names of the pods that go; none where there is neither.
+    ///
+    /// # Errors
+    ///
+    /// As [`ApiError`] says. Where the claim is gone already, the leader ends the pods.
+    pub async fn end(&self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
+        let pods = match self.sessions.find(name) {
+            Some(Listed::Session(view)) => {
+                self.end_claim(&view.claim.name, &view.claim.uid).await?;
+                view.pod.into_iter().chain(view.draining).collect()
+            }
+            Some(Listed::Pod(pod)) => vec![pod],
+            None => return Ok(None),
+        };
+        for pod in &pods {
+            self.end_pod(pod).await?;
+        }
+        Ok(Some(pods.iter().map(|pod| pod.name.clone()).collect()))
+    }
+
+    async fn end_claim(&self, name: &str, uid: &str) -> Result<(), ApiError> {
+        let shared = &self.sessions.0;
+        let params = DeleteParams::default()
+            .preconditions(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let delete = || call(&shared.metrics, Verb::Delete, CALL_LIMIT, self.leases.delete(name, &params));
+        gone(match delete().await {
+            Err(error) if error.is_ambiguous() => delete().await,
+            other => other,
+        })?;
+        shared.index().remove_claim(&shared.table, name, uid, false);
+        Ok(())
+    }
+
+    async fn end_pod(&self, pod: &PodView) -> Result<(), ApiError> {
+        let shared = &self.sessions.0;
         let params = DeleteParams::default()
             .grace_period(GRACE)
             .preconditions(Preconditions { uid: Some(pod.uid.clone()), resource_version: None });

@@ -15,6 +15,7 @@ use super::failure::{AcquireError, FailureClass, code};
 use super::index::Index;
 use super::login::WAITING_LOGINS;
 use super::pod::PodView;
+use super::progress::{Follow, Progress};
 use super::table::{Activity, ControlError, Crowded, Entry, State, Table, WAITERS, WAITERS_PER_SESSION};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
@@ -132,6 +133,21 @@ impl Sessions {
         lifetimes: &Lifetimes,
         deadline: Instant,
     ) -> Result<Acquired, AcquireError> {
+        self.acquire_telling(key, lifetimes, deadline, &mut |_| {}).await
+    }
+
+    /// As [`Sessions::acquire`]; `tell` hears what happens meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`AcquireError`] says.
+    pub async fn acquire_telling(
+        &self,
+        key: &SessionKey,
+        lifetimes: &Lifetimes,
+        deadline: Instant,
+        tell: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Acquired, AcquireError> {
         if let Some(acquired) = self.hit(key) {
             return Ok(acquired);
         }
@@ -142,12 +158,15 @@ impl Sessions {
         let entry = &waiter.entry;
         let mut state = entry.subscribe();
         self.ensure(entry);
+        let mut follow = Follow::default();
         loop {
             let now = state.borrow_and_update().clone();
+            let control = entry.control_error();
+            follow.see(&now, control.as_ref(), tell);
             if let Some((claim, exit, activity)) = entry.usable() {
                 return Ok(acquired(exit, claim.expires, activity, Some(begun.elapsed())));
             }
-            if let Some(error) = outcome(&now, entry.control_error()) {
+            if let Some(error) = outcome(&now, control) {
                 return Err(error);
             }
             if deadline <= begun {

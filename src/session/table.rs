@@ -213,6 +213,12 @@ impl Entry {
         }
     }
 
+    /// For how long nobody has used the session here; none if nobody ever has.
+    pub(super) fn unused_for(&self) -> Option<Duration> {
+        let used = self.last_used();
+        (used > 0).then(|| Duration::from_millis(self.clock.now().saturating_sub(used)))
+    }
+
     pub(super) fn touch(&self) {
         self.last_used.fetch_max(self.clock.now(), Ordering::Relaxed);
     }

@@ -9,6 +9,7 @@ use gluetun_gateway::metrics::Metrics;
 use gluetun_gateway::servers::{
     CONFIG_MAP, Catalogue, JobFailure, Keeper, RefreshError, Refresher, SourceKind,
 };
+use gluetun_gateway::simulator::api::{Match, Refusal, Verb};
 use gluetun_gateway::simulator::gluetun::{Fault, FaultRules, ListFault, SERVERS_JSON};
 use gluetun_gateway::simulator::kubelet;
 use k8s_openapi::api::batch::v1::Job;
@@ -295,4 +296,36 @@ async fn a_refresh_reads_the_file_again_and_a_variable_is_what_it_is() {
     assert_eq!(fixed.source(), Some(SourceKind::Variable));
     assert_eq!(fixed.refresher.refresh().await.unwrap().servers()[0].hostname.as_str(), "se-1");
     assert!(jobs(&world).list(&ListParams::default()).await.unwrap().items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_rights_are_named_and_those_to_the_config_map_are_not_needed() {
+    let world = World::embedded_with(collecting()).await;
+    let faults = world.api().faults();
+    let refused = |verb, resource: &str, group: &str| {
+        let refusal = Refusal::rbac(verb, resource, group, &world.namespace);
+        faults.fail_next(u64::MAX, Match::on(verb, resource), refusal)
+    };
+    let no_get = refused(Verb::Get, "configmaps", "");
+    let replica = Replica::start(&world, &[NO_LIST, NEVER]);
+    replica.refresher.refresh().await.unwrap();
+    assert!(maps(&world).get(CONFIG_MAP).await.is_err());
+    faults.remove(no_get);
+    assert!(maps(&world).get(CONFIG_MAP).await.unwrap().binary_data.is_none());
+
+    jobs(&world).delete("gluetun-gateway-servers", &DeleteParams::background()).await.unwrap();
+    for (verb, right, resource, group) in [
+        (Verb::Create, "create jobs", "jobs", "batch"),
+        (Verb::List, "list pods", "pods", ""),
+        (Verb::Get, "get pods/log", "pods/log", ""),
+    ] {
+        let rule = refused(verb, resource, group);
+        let RefreshError::Job(error) = replica.refresher.refresh().await.unwrap_err() else {
+            panic!("{resource}")
+        };
+        assert_eq!(error.kind, JobFailure::Forbidden, "{error}");
+        assert!(error.text.contains(&format!("the right to {right}")), "{error}");
+        faults.remove(rule);
+    }
+    replica.refresher.refresh().await.unwrap();
 }

@@ -19,11 +19,12 @@ use crate::drain::Shutdown;
 use crate::identity::{Authenticator, Users};
 use crate::metrics::Metrics;
 use crate::proxy::Destinations;
+use crate::proxy::failures::Failures;
 use crate::readiness::Liveness;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
 use crate::servers::Catalogue;
-use crate::session::{AcquireError, Exit, Fault};
+use crate::session::{AcquireError, Exit, Fault, Progress};
 
 const SERVERS: &str = r#"[
     {"vpn": "wireguard", "country": "Sweden", "city": "Stockholm", "hostname": "se-sto-wg-001", "wgpubkey": "k", "ips": ["1.2.3.4"]},
@@ -110,6 +111,7 @@ impl Exits for Table {
         key: &'a SessionKey,
         lifetimes: &'a Lifetimes,
         deadline: Instant,
+        _tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>> {
         struct Waiter<'a>(&'a Table);
         impl Drop for Waiter<'_> {
@@ -179,6 +181,7 @@ fn config() -> Config {
         exit_ipv6: false,
         tun_device: TunDevice::None,
         gluetun_image: String::new(),
+        pod_template: None,
         vpn_provider: "mullvad".to_owned(),
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),
@@ -242,6 +245,7 @@ impl Gateway {
             destinations,
             Arc::clone(&metrics),
             shutdown.clone(),
+            Failures::new(2),
         )
         .unwrap();
         change(&mut shared);

@@ -68,9 +68,7 @@ pub(super) fn stance(there: &Job, wanted: &Job, now: Timestamp) -> Stance {
     if there.metadata.deletion_timestamp.is_some() {
         return Stance::Going;
     }
-    let conditions = there.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let mut ends = conditions.filter(|c| c.status == "True");
-    if ends.any(|c| matches!(c.type_.as_str(), "Complete" | "Failed" | "FailureTarget")) {
+    if is_over(there) {
         return Stance::Replace;
     }
     let created = there.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
@@ -80,6 +78,13 @@ pub(super) fn stance(there: &Job, wanted: &Job, now: Timestamp) -> Stance {
         return Stance::Replace;
     }
     if command(there) == command(wanted) { Stance::Join(left) } else { Stance::InTheWay }
+}
+
+/// Whether a Job has ended, or is about to fail.
+pub(super) fn is_over(job: &Job) -> bool {
+    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut ends = conditions.filter(|c| c.status == "True");
+    ends.any(|c| matches!(c.type_.as_str(), "Complete" | "Failed" | "FailureTarget"))
 }
 
 /// Image and arguments of a Job's container: what it prints follows from these.

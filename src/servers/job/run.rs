@@ -178,6 +178,9 @@ impl Runner {
                 looked_at_events = Instant::now();
                 if let Some(why) = self.refusal(&running.uid).await {
                     verdict = Verdict::Blocked(why);
+                } else if self.is_gone(&running.uid).await {
+                    let text = "it ended, or was deleted, without a pod to be seen";
+                    return Err(error(JobFailure::Deleted, text));
                 }
             }
             let now = Instant::now();
@@ -228,6 +231,14 @@ impl Runner {
         let failed = events.items.iter().filter(|event| event.reason.as_deref() == Some("FailedCreate"));
         let newest = failed.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
         Some(judge::refused(newest.message.as_deref().unwrap_or_default()))
+    }
+
+    /// Whether the Job has ended or is there no longer: one that was joined may have lost its pod before.
+    async fn is_gone(&self, uid: &str) -> bool {
+        match self.call(Verb::Get, self.jobs.get_opt(manifest::NAME)).await {
+            Ok(job) => job.is_none_or(|job| job.uid().as_deref() != Some(uid) || judge::is_over(&job)),
+            Err(_) => false,
+        }
     }
 
     async fn call<T>(
