@@ -85,6 +85,29 @@ async fn servers_are_filtered_as_the_original_did() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_cannot_be_refreshed_leaves_the_old_one() {
+    let world = World::embedded().await;
+    let gateway = world.gateway(&[]).await;
+    let count = async |path: &str| {
+        let answer = get(gateway.admin, path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.json().as_object().unwrap().len()
+    };
+    let all = count("/servers").await;
+    std::fs::write(world.path("servers.json"), "[]").unwrap();
+    let refused = post(gateway.admin, "/servers/refresh", &json!({})).await;
+    assert_eq!(error(&refused), (500, "Failed to refresh server cache".to_owned()));
+    assert_eq!(count("/servers?force=true").await, all);
+    assert_eq!(get(gateway.admin, "/locations?force=1").await.json()["total_servers"], all);
+    assert_eq!(get(gateway.admin, "/health").await.json()["servers_loaded"], true);
+    let one = r#"[{"vpn":"wireguard","country":"Sweden","city":"Malmö","hostname":"se-mma-wg-001"}]"#;
+    std::fs::write(world.path("servers.json"), one).unwrap();
+    assert_eq!(count("/servers?force=yes").await, 1);
+    let refreshed = post(gateway.admin, "/servers/refresh", &json!({})).await;
+    assert_eq!(refreshed.json(), json!({ "message": "Server cache refreshed", "server_count": 1 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn locations_are_sorted_and_add_up() {
     let world = World::embedded().await;
     let gateway = world.gateway(&[]).await;

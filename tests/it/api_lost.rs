@@ -77,6 +77,23 @@ async fn so_does_one_that_hangs_up_while_its_pod_is_being_pinned() {
     world.emptied().await;
 }
 
+/// A client that has sent more than its request: nobody reads on, so its end shows only when it is
+/// answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_one_whose_end_shows_only_with_the_answer() {
+    let world = World::embedded().await;
+    let gateway = world.gateway(&[]).await;
+    let fault = Fault { delay_ms: Some(2000), ..Fault::default() };
+    world.gluetun.faults().set(FaultRules { all: fault, ..FaultRules::default() });
+    let mut client = TcpStream::connect(gateway.admin).await.unwrap();
+    let request = post_bytes("/start", r#"{"country":"Sweden"}"#) + "\r\nGET /hea";
+    client.write_all(request.as_bytes()).await.unwrap();
+    eventually("its pod", || async { !world.pod_list().await.is_empty() }).await;
+    drop(client);
+    world.emptied().await;
+    assert_eq!(gateway.metric("gluetun_gateway_cold_starts_total", "ready").await, 1.0, "it was up");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinning_that_fails_at_first_is_tried_again() {
     let world = World::embedded().await;
