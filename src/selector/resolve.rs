@@ -104,6 +104,9 @@ pub fn resolve_within(
         if unknown { SelectError::NoServers } else { error }
     })?;
     if let Err(hint) = scope.places.permit(&place, catalogue) {
+        if catalogue.is_stand_in() {
+            return Err(SelectError::NoServers);
+        }
         return Err(SelectError::Forbidden {
             message: format!("this account may not use {}", selector_of(&place)),
             hint,
