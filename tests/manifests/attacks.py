@@ -134,7 +134,7 @@ PODS = [
     ("the users file", {"spec/volumes/+": {"name": "x", "secret": {"secretName": "gluetun-gateway-users"}}}, VOLUMES),
     ("the VPN key as a volume", {"spec/volumes/+": {"name": "x", "secret": {"secretName": KEY}}}, VOLUMES),
     ("a ConfigMap",
-     {"spec/volumes/+": {"name": "x", "configMap": {"name": "gluetun-gateway-policy"}}}, VOLUMES),
+     {"spec/volumes/+": {"name": "x", "configMap": {"name": "gluetun-gateway-config"}}}, VOLUMES),
     ("a CSI volume", {"spec/volumes/+": {"name": "x", "csi": {"driver": "secrets.example.com"}}}, VOLUMES),
     ("somebody's disk",
      {"spec/volumes/+": {"name": "x", "persistentVolumeClaim": {"claimName": "data"}}}, VOLUMES),
@@ -244,7 +244,7 @@ DEVICES_OF = [
         NO_VOLUME, **{f"{C}/resources/limits/squat.ai~tun": "1", f"{C}/resources/requests/squat.ai~tun": "1"})),
 ]
 
-# What the policy lets an operator's template add, each with the parameters that allow it.
+# What the policy lets an operator's template add, each with the settings that allow it.
 TEMPLATES = [
     ("a node selector, tolerations, affinity, a priority, DNS and resources", {}, {
         "spec/nodeSelector": {"vpn": "yes"},
@@ -258,19 +258,19 @@ TEMPLATES = [
         f"{C}/resources/limits/cpu": "1",
     }),
     ("another Gluetun setting", {"env": "TZ\nLOG_LEVEL"}, {f"{C}/env/+": {"name": "LOG_LEVEL", "value": "info"}}),
-    ("a preshared key", {"secretEnv": "+\nWIREGUARD_PRESHARED_KEY=psk/key", "env": "WIREGUARD_PRESHARED_KEY"},
+    ("a preshared key", {"secret-env": "+\nWIREGUARD_PRESHARED_KEY=psk/key", "env": "WIREGUARD_PRESHARED_KEY"},
      {f"{C}/env/+": secret_env("WIREGUARD_PRESHARED_KEY", "psk", "key")}),
     ("a read-only root", {}, {
         f"{C}/securityContext/readOnlyRootFilesystem": True,
         "spec/volumes/+": {"name": "tmp", "emptyDir": {}},
         f"{C}/volumeMounts/+": {"name": "tmp", "mountPath": "/tmp"},
     }),
-    ("a sidecar", {"sidecarImages": "docker.io/library/busybox"}, {"spec/containers/+": SIDECAR}),
-    ("a sidecar that starts first", {"sidecarImages": "docker.io/library/busybox:1.37"},
+    ("a sidecar", {"sidecar-images": "docker.io/library/busybox"}, {"spec/containers/+": SIDECAR}),
+    ("a sidecar that starts first", {"sidecar-images": "docker.io/library/busybox:1.37"},
      {"spec/initContainers": [dict(SIDECAR, restartPolicy="Always")]}),
-    ("a ConfigMap", {"configMaps": "extra"},
+    ("a ConfigMap", {"config-maps": "extra"},
      {"spec/volumes/+": {"name": "x", "configMap": {"name": "extra"}}}),
-    ("a runtime class", {"runtimeClasses": "kata"}, {"spec/runtimeClassName": "kata"}),
+    ("a runtime class", {"runtime-classes": "kata"}, {"spec/runtimeClassName": "kata"}),
     ("an image by digest", {}, {f"{C}/image": "qmcgaw/gluetun@sha256:" + "0" * 64}),
     ("an image of a registry of one's own", {"images": "registry.example.com:5000/gluetun:v3"},
      {f"{C}/image": "registry.example.com:5000/gluetun:v3"}),

@@ -4,7 +4,7 @@ import attacks
 from attacks import CHANGES_POLICY, JOB_POLICY, POD_POLICY, changed, gateway_job, gateway_pod
 from cluster import wait_for
 
-PARAMETERS = "gluetun-gateway-policy"
+SETTING = "gluetun-gateway/policy-"
 MERGE = "application/merge-patch+json"
 
 
@@ -15,8 +15,9 @@ class Play:
         self.cluster, self.token, self.namespace, self.check = cluster, token, namespace, check
         self.pods = f"/api/v1/namespaces/{namespace}/pods"
         self.jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
-        self.map = f"/api/v1/namespaces/{namespace}/configmaps/{PARAMETERS}"
-        self.defaults = cluster.must("GET", self.map)["data"]
+        self.home = f"/api/v1/namespaces/{namespace}"
+        annotations = cluster.must("GET", self.home)["metadata"]["annotations"]
+        self.defaults = {name: value for name, value in annotations.items() if name.startswith(SETTING)}
 
     def create(self, path, body, token=None):
         return self.cluster.request("POST", f"{path}?dryRun=All", body, token or self.token)
@@ -33,17 +34,18 @@ class Play:
         said = answer.get("message") if isinstance(answer, dict) else answer
         self.check(f"let in: {what}", status == 201, f"{status} {said}")
 
-    def parameters(self, changes, probe=None):
-        """Sets the parameters, and waits until the policy has seen them (`probe` says so)."""
-        data = dict(self.defaults)
+    def settings(self, changes, probe=None):
+        """Sets what the namespace allows, and waits until the policies have seen it (`probe` says so)."""
+        annotations = dict(self.defaults)
         for key, value in changes.items():
             # A leading + adds to what there is.
-            data[key] = data[key] + value[1:] if value.startswith("+") else value
-        self.cluster.must("PATCH", self.map, {"data": data}, kind=MERGE)
+            annotations[SETTING + key] = annotations[SETTING + key] + value[1:] if value.startswith("+") else value
+        self.cluster.must("PATCH", self.home, {"metadata": {"annotations": annotations}}, kind=MERGE)
         if probe:
             try:
-                wait_for("the policy to see its parameters", probe, 15)
+                wait_for("the policies to see their settings", probe, 15)
             except TimeoutError:
+                # The check that follows says what is wrong.
                 pass
 
     def run(self):
@@ -67,7 +69,16 @@ class Play:
         self.templates(pod)
         self.devices(pod)
         self.changes(pod, job)
-        self.without_parameters(pod, job)
+        self.without_settings(pod, job)
+
+    def again(self):
+        """After an installation has gone and come back: the policies hold, and let in what they should."""
+        pod = gateway_pod()
+        wait_for("the policies to be back", lambda: POD_POLICY in str(
+            self.create(self.pods, changed(pod, {"spec/hostPID": True}))[1]))
+        self.admitted("the gateway's pod, installed again", self.pods, pod)
+        self.refused("the host's network, installed again", self.pods, changed(pod, {"spec/hostNetwork": True}),
+                     POD_POLICY, attacks.HOST)
 
     def too_much(self, pod):
         """An object that costs the policy more than it may is refused, not let through unseen."""
@@ -77,15 +88,15 @@ class Play:
         self.check("refused: a pod as long as a book", status in (403, 422), f"{status} {answer}")
 
     def templates(self, pod):
-        for what, parameters, change in attacks.TEMPLATES:
+        for what, settings, change in attacks.TEMPLATES:
             body = changed(pod, change)
-            if parameters:
-                self.parameters({}, lambda: self.create(self.pods, body)[0] != 201)
+            if settings:
+                self.settings({}, lambda: self.create(self.pods, body)[0] != 201)
                 status, _ = self.create(self.pods, body)
-                self.check(f"refused without its parameter: {what}", status in (403, 422), str(status))
-            self.parameters(parameters, lambda: self.create(self.pods, body)[0] == 201)
+                self.check(f"refused without its setting: {what}", status in (403, 422), str(status))
+            self.settings(settings, lambda: self.create(self.pods, body)[0] == 201)
             self.admitted(what, self.pods, body)
-        self.parameters({"sidecarImages": "docker.io/library/busybox"})
+        self.settings({"sidecar-images": "docker.io/library/busybox"})
         plain = changed(pod, {"spec/containers/+": attacks.SIDECAR})
         wait_for("the sidecar's image", lambda: self.create(self.pods, plain)[0] == 201)
         for what, change in attacks.SIDECARS:
@@ -95,12 +106,12 @@ class Play:
     def devices(self, pod):
         for tun, change in attacks.DEVICES_OF:
             body = changed(pod, change)
-            self.parameters({"tun": tun}, lambda: self.create(self.pods, body)[0] == 201)
+            self.settings({"tun": tun}, lambda: self.create(self.pods, body)[0] == 201)
             self.admitted(f"TUN_DEVICE={tun}", self.pods, body)
             if tun != "hostPath":
                 self.refused(f"the hostPath under TUN_DEVICE={tun}", self.pods, pod, POD_POLICY, attacks.VOLUMES)
-        self.parameters({})
-        wait_for("the first parameters", lambda: self.create(self.pods, pod)[0] == 201)
+        self.settings({})
+        wait_for("the first settings", lambda: self.create(self.pods, pod)[0] == 201)
 
     def changes(self, pod, job):
         """What is there already. First by rights alone; then with rights to everything, by the policy alone."""
@@ -168,7 +179,8 @@ class Play:
         elsewhere = changed(gateway_pod(), {"metadata/namespace": "default"})
         status, answer = self.create("/api/v1/namespaces/default/pods", elsewhere)
         self.check("refused by the policy alone: a VPN pod in another namespace",
-                   status == 403 and "in its own namespace only" in str(answer), f"{status} {answer}")
+                   status in (403, 422) and "ValidatingAdmissionPolicy 'gluetun-gateway-" in str(answer),
+                   f"{status} {answer}")
         # Nobody but the gateway is concerned.
         status, answer = self.create("/api/v1/namespaces/default/pods", elsewhere, "manifests-admin")
         self.check("let in: the same by an administrator", status == 201, f"{status} {answer}")
@@ -179,18 +191,14 @@ class Play:
         wait_for("no more rights",
                  lambda: self.cluster.request("GET", "/api/v1/nodes", None, self.token)[0] == 403)
 
-    def without_parameters(self, pod, job):
-        saved = self.cluster.must("GET", self.map)
-        self.cluster.must("DELETE", self.map)
-        missing = "no params found"
-        wait_for("the parameters to be gone", lambda: missing in str(self.create(self.pods, pod)[1]))
-        self.refused("a pod while the parameters are missing", self.pods, pod, POD_POLICY, missing)
-        self.refused("a Job while the parameters are missing", self.jobs, job, JOB_POLICY, missing)
-        # Of all others, only those who create something here are concerned.
-        plain = {"metadata": {"name": "plain"}, "spec": {"containers": [{"name": "x", "image": "x"}]}}
-        status, answer = self.create("/api/v1/namespaces/default/pods", plain, "manifests-admin")
-        self.check("let in: pods of other namespaces meanwhile", status == 201, f"{status} {answer}")
-        for key in ("resourceVersion", "uid", "creationTimestamp", "managedFields"):
-            saved["metadata"].pop(key, None)
-        self.cluster.must("POST", self.map.rsplit("/", 1)[0], saved)
-        wait_for("the parameters to be back", lambda: self.create(self.pods, pod)[0] == 201)
+    def without_settings(self, pod, job):
+        """A namespace that says nothing allows nothing; and only the gateway is concerned."""
+        self.cluster.must("PATCH", self.home, {"metadata": {"annotations": {
+            name: None for name in self.defaults}}}, kind=MERGE)
+        wait_for("the settings to be gone", lambda: self.create(self.pods, pod)[0] != 201)
+        self.refused("a pod while nothing is set", self.pods, pod, POD_POLICY, "")
+        self.refused("a Job while nothing is set", self.jobs, job, JOB_POLICY, "")
+        status, answer = self.create(self.pods, pod, "manifests-admin")
+        self.check("let in: an administrator's pod meanwhile", status == 201, f"{status} {answer}")
+        self.settings({})
+        wait_for("the settings to be back", lambda: self.create(self.pods, pod)[0] == 201)
