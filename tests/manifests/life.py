@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import socketserver
+import ssl
 import subprocess
 import threading
 import time
@@ -16,6 +17,8 @@ from cluster import free_port, wait_for
 MERGE = "application/merge-patch+json"
 # Addresses of the played pods: on Linux all of 127.0.0.0/8 is this machine's.
 ADDRESS = "127.57.0.{}"
+# Where the Job's pods run. VPN pods are bound to no node: the API server then deletes them at once.
+NODE = "played"
 # How pods of a server fare: by the last digit of its host name in the server list below.
 SERVERS = [
     {"vpn": "wireguard", "country": "Sweden", "city": "Malmö", "hostname": "se-mma-wg-001"},
@@ -37,6 +40,20 @@ class Health(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+class Logs(http.server.BaseHTTPRequestHandler):
+    """The kubelet's port: every log is the server list."""
+
+    def do_GET(self):
+        text = json.dumps(SERVERS).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
     def log_message(self, *_):
         pass
@@ -69,10 +86,30 @@ class Kubelet:
         self.cluster, self.pods = cluster, f"/api/v1/namespaces/{namespace}/pods"
         self.jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self.seen, self.servers, self.jobs_done = {}, [], set()
+        self.add_node()
         self.ended = threading.Event()
         self.failure = None
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
+
+    def add_node(self):
+        """A node on which logs can be read, as the API server does it: by TLS, whose certificate it takes as it is."""
+        key, certificate = self.cluster.at("kubelet.key"), self.cluster.at("kubelet.crt")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=played", "-keyout", key,
+                        "-out", certificate], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        served = Server(("127.0.0.1", 0), Logs)
+        served.socket = context.wrap_socket(served.socket, server_side=True)
+        self.serve(served)
+        self.cluster.must("POST", "/api/v1/nodes", {
+            "metadata": {"name": NODE},
+            "status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+                       "daemonEndpoints": {"kubeletEndpoint": {"Port": served.server_address[1]}}}})
+
+    def serve(self, server):
+        self.servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def run(self):
         try:
@@ -106,9 +143,7 @@ class Kubelet:
                 status, ready=False, started=False, state={"waiting": {"reason": "ContainerCreating"}}))
         address = ADDRESS.format(len(self.servers) // 2 + 1)
         for port, handler in ((9999, Health), (8888, Proxy)):
-            served = Server((address, port), handler)
-            self.servers.append(served)
-            threading.Thread(target=served.serve_forever, daemon=True).start()
+            self.serve(Server((address, port), handler))
         self.status(name, "Running", dict(status, ready=True, started=True, state={"running": {"startedAt": now}}),
                     address)
 
@@ -128,7 +163,8 @@ class Kubelet:
         self.cluster.must("POST", self.pods, {
             "metadata": {"generateName": meta["name"] + "-", "labels": template["metadata"]["labels"],
                          "ownerReferences": [owner]},
-            "spec": template["spec"]})
+            # As a scheduler would have bound it.
+            "spec": {**template["spec"], "nodeName": NODE}})
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         done = [{"type": kind, "status": "True", "lastProbeTime": now, "lastTransitionTime": now}
                 for kind in ("SuccessCriteriaMet", "Complete")]
@@ -204,12 +240,6 @@ class Life:
         except OSError:
             return False
 
-    def refresh(self):
-        """Asks for a new server list. The pod's log is out of reach here, so the answer does not matter."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=70)
-        connection.request("POST", "/servers/refresh")
-        return connection.getresponse().status
-
     def get(self, user, seconds=60):
         """A request through the proxy: status and body."""
         out = subprocess.run(
@@ -224,8 +254,14 @@ class Life:
             self.begin()
             wait_for("the server list's Job", lambda: self.kubelet.jobs_done, 30)
             wait_for("the gateway", self.ready)
-            # A Job that is done is in the way of the next one.
-            wait_for("another of them", lambda: self.refresh() and len(self.kubelet.jobs_done) > 1, 60)
+            kept = f"/api/v1/namespaces/{self.namespace}/configmaps/gluetun-gateway-servers"
+            wait_for("the list to be kept", lambda: "binaryData" in self.cluster.must("GET", kept))
+            self.check("the gateway ends in good order", self.end() == 0)
+            # The list is lost, and the Job that is done is in the way of the next one.
+            self.cluster.must("PATCH", kept, {"binaryData": None, "metadata": {"annotations": None}}, kind=MERGE)
+            self.begin()
+            wait_for("another Job", lambda: len(self.kubelet.jobs_done) > 1, 30)
+            wait_for("the list to be kept again", lambda: "binaryData" in self.cluster.must("GET", kept))
             self.check("the gateway ends in good order", self.end() == 0)
         self.begin(SERVERS_FILE_PATH=self.list)
         wait_for("the gateway", self.ready)

@@ -52,7 +52,6 @@ ELSEWHERE = [
 # Rights that a run without failures has no use for, and what they are for.
 ONLY_AFTER_FAILURES = {
     ("get", "pods"): "what became of a create whose answer was lost",
-    ("delete", "jobs.batch"): "a Job of an earlier image, or one that is stuck, is in the way of a new one",
 }
 
 
