@@ -7,6 +7,7 @@ There is no controller manager, scheduler or kubelet: a test makes what it needs
 import base64
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -43,12 +44,13 @@ def free_port():
 
 
 class Cluster:
-    """The servers. A context manager: they end with it."""
+    """The servers. A context manager: they end with it, and what they wrote goes, unless it tells of a failure."""
 
     def __init__(self, assets):
         self.assets = assets
         self.dir = tempfile.mkdtemp(prefix="manifests-")
         self.processes = []
+        self.keep = False
         self.audit_log = self.at("audit.log")
 
     def at(self, name):
@@ -100,8 +102,8 @@ class Cluster:
         self.context.verify_mode = ssl.CERT_NONE
         try:
             wait_for("kube-apiserver", self.ready, 60)
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
         return self
 
@@ -114,12 +116,16 @@ class Cluster:
         except OSError:
             return False
 
-    def __exit__(self, *_):
+    def __exit__(self, kind=None, *_):
         # The data is thrown away, and a kube-apiserver whose etcd is gone takes a minute to end by itself.
         for process in self.processes:
             process.kill()
         for process in self.processes:
             process.wait()
+        if kind is None and not self.keep:
+            shutil.rmtree(self.dir)
+        else:
+            print(f"logs are in {self.dir}")
 
     def request(self, method, path, body=None, token=ADMIN, kind="application/json"):
         """One request: its status and the body, read as JSON where it is."""
