@@ -42,7 +42,11 @@ kube -n "$namespace" delete pods -l app=gluetun-vpn --ignore-not-found --timeout
 if [ -n "$dry" ]; then
     printf '+ kubectl kustomize %q (without the namespace) | kubectl delete --ignore-not-found -f -\n' "$tree"
 else
-    kubectl kustomize "$tree" | awk 'BEGIN { RS = "---\n"; ORS = "---\n" } !/\nkind: Namespace\n/' \
+    kubectl kustomize "$tree" \
+        | awk '/^---$/ { if (!skip) printf "%s---\n", doc; doc = ""; skip = 0; next }
+               /^kind: Namespace$/ { skip = 1 }
+               { doc = doc $0 "\n" }
+               END { if (!skip) printf "%s", doc }' \
         | kubectl ${context[@]+"${context[@]}"} delete --ignore-not-found -f -
 fi
 if [ -n "$all" ]; then

@@ -71,8 +71,8 @@ def on_the_server(cluster, kubectl, check):
     out = run("deploy", *wanted, **more)
     check("deploy from nothing", out.returncode == 0, out.stderr)
     stored = secrets()["gluetun-wireguard-credentials"]
-    check("the key is stored as it is, without a newline", stored["data"]["wireguard-private-key"] == encode(PRIVATE_KEY),
-          str(stored["data"].keys()))
+    check("the key is stored as it is, without a newline",
+          stored["data"]["wireguard-private-key"] == encode(PRIVATE_KEY), str(stored["data"].keys()))
     check("and nowhere else", "annotations" not in stored["metadata"])
     check("nothing of it was printed", PRIVATE_KEY not in out.stdout + out.stderr)
     before = versions(cluster, namespace)

@@ -95,8 +95,8 @@ class Kubelet:
     def add_node(self):
         """A node on which logs can be read, as the API server does it: by TLS, whose certificate it takes as it is."""
         key, certificate = self.cluster.at("kubelet.key"), self.cluster.at("kubelet.crt")
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=played", "-keyout", key,
-                        "-out", certificate], check=True, capture_output=True)
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=played",
+                        "-keyout", key, "-out", certificate], check=True, capture_output=True)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         served = Server(("127.0.0.1", 0), Logs)
@@ -232,7 +232,8 @@ class Life:
 
     def ready(self):
         if self.process.poll() is not None:
-            raise RuntimeError(f"the gateway ended with {self.process.returncode}: see {self.cluster.at('gateway.log')}")
+            log = self.cluster.at("gateway.log")
+            raise RuntimeError(f"the gateway ended with {self.process.returncode}: see {log}")
         try:
             connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=5)
             connection.request("GET", "/readyz")
@@ -266,7 +267,8 @@ class Life:
         self.begin(SERVERS_FILE_PATH=self.list)
         wait_for("the gateway", self.ready)
         status, body = self.get("alice-country-se")
-        self.check("an exit, and a request through it", status == 200 and body.startswith("127.57."), f"{status} {body}")
+        self.check("an exit, and a request through it", status == 200 and body.startswith("127.57."),
+                   f"{status} {body}")
         status, body = self.get("alice-country-se")
         self.check("a second request", status == 200, f"{status} {body}")
         status, body = self.get("alice-country-de-wait-8s", 30)

@@ -86,7 +86,8 @@ def check_all(cluster, check):
         # The gateway's ports.
         (True, client, gateway, 8080), (False, client, gateway, 8001), (True, prometheus, gateway, 8001),
         (False, prometheus, gateway, 8080), (False, stranger, gateway, 8080), (False, stranger, gateway, 8001),
-        (False, labelled_elsewhere, gateway, 8080), (False, labelled, gateway, 8080), (False, beside, gateway, 8080), (False, exit_pod, gateway, 8080),
+        (False, labelled_elsewhere, gateway, 8080), (False, labelled, gateway, 8080),
+        (False, beside, gateway, 8080), (False, exit_pod, gateway, 8080),
         (False, exit_pod, gateway, 8001), (False, "203.0.113.1", gateway, 8080), (False, "10.0.0.1", gateway, 8001),
         # Out of the gateway.
         (True, gateway, exit_pod, 8888), (True, gateway, exit_pod, 9999), (False, gateway, exit_pod, 8000),
