@@ -5,15 +5,27 @@
 #[macro_use]
 mod support;
 
+mod api;
+mod api_access;
+mod api_input;
+mod api_lost;
+mod api_replicas;
+mod abuse;
+mod accounts;
 mod capacity;
+mod catalogue;
 mod control_plane;
 mod failures;
 mod kubectl;
 mod lifecycle;
 mod main_job;
 mod manifest;
+mod preflight;
 mod program;
 mod proxy_errors;
 mod relay;
 mod sessions;
 mod simulator;
+mod v1;
+mod strict;
+mod websocket;
