@@ -288,6 +288,10 @@ class Life:
         self.begin(SERVERS_FILE_PATH=self.list)
         wait_for("the gateway, again", self.ready)
         self.check("again, and it ends in good order", self.end() == 0)
+        # What the gateway asks at its start: may it, and would its pods be let in?
+        with open(self.cluster.at("gateway.log"), encoding="utf-8") as log:
+            complaints = [line for line in log if '"preflight' in line and ('"WARN"' in line or '"ERROR"' in line)]
+        self.check("the preflight finds nothing", not complaints, "".join(complaints))
         if self.kubelet.failure:
             raise self.kubelet.failure
 
