@@ -15,6 +15,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 
 use crate::config::Config;
+use crate::controller::LEASE as LEADER_LEASE;
 use crate::controller::manifest::{ADDRESSES, PRIVATE_KEY, SECRET};
 use crate::metrics::Metrics;
 use crate::servers::CONFIG_MAP;
@@ -46,8 +47,15 @@ pub const RIGHTS: &[Right] = &[
     Right {
         group: "coordination.k8s.io",
         resource: "leases",
-        verbs: &["get", "list", "watch", "create", "update", "patch", "delete"],
+        verbs: &["get", "list", "watch", "create", "patch", "delete"],
         name: None,
+        optional: false,
+    },
+    Right {
+        group: "coordination.k8s.io",
+        resource: "leases",
+        verbs: &["update"],
+        name: Some(LEADER_LEASE),
         optional: false,
     },
     Right {
