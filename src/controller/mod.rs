@@ -10,12 +10,14 @@
 //! | `leader` | the election |
 //! | `lead` | the leader's loop: watches in, calls out |
 //! | `brain`, `plan` | what is known and what follows from it, without clock or I/O |
+//! | `backoff` | rests between starts that fail |
 //! | `snapshot`, `observations`, `writes` | what the watches said, what was seen over time, what is on its way |
 //! | `facts`, `classify` | how a pod's state is read |
 //! | `act`, `probe`, `events` | calls to the API, questions to health servers, stories for people |
 
 mod act;
 mod action;
+mod backoff;
 mod brain;
 mod classify;
 mod events;

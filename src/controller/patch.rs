@@ -135,6 +135,7 @@ mod tests {
             transition: 0,
             attempts: 1,
             servers: vec!["se-1".into()],
+            backoff: None,
         };
         lease["metadata"]["annotations"]["gluetun-gateway/renewed-0"] = "2027-01-15T08:00:00Z".into();
         let mut claim = read(&lease);

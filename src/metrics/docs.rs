@@ -45,13 +45,14 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         watch_restarts,
         leader,
         exits_failed,
+        start_backoffs,
         claims_reaped,
         logins,
         servers,
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 21] = [
+    let all: [&dyn Collector; 22] = [
         requests,
         hold_seconds,
         cold_starts,
@@ -68,6 +69,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         watch_restarts,
         leader,
         exits_failed,
+        start_backoffs,
         claims_reaped,
         logins,
         servers,

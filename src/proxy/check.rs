@@ -52,14 +52,19 @@ impl Checks {
         }
     }
 
-    /// Checks the exit, or waits for the check that is going on.
+    /// Checks the exit, or waits for the check that is going on. One that was found dead is not asked again.
     pub(super) async fn verdict(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) -> Verdict {
-        let mut verdict = self.begin(exit, timings);
-        // An error means that the thread that checked has ended: then nothing is known.
-        match verdict.wait_for(Option::is_some).await {
-            Ok(verdict) => verdict.unwrap_or(Verdict::Unknown),
-            Err(_) => Verdict::Unknown,
+        if exit.dead.is_cancelled() {
+            return Verdict::Dead;
         }
+        let mut verdict = self.begin(exit, timings);
+        let found = tokio::select! {
+            biased;
+            () = exit.dead.cancelled() => return Verdict::Dead,
+            found = verdict.wait_for(Option::is_some) => found.map(|found| *found),
+        };
+        // An error means that the thread that checked has ended: then nothing is known.
+        found.ok().flatten().unwrap_or(Verdict::Unknown)
     }
 
     fn begin(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) -> watch::Receiver<Option<Verdict>> {
@@ -95,6 +100,8 @@ async fn check_now(exit: &Exit, timings: &Timings) -> Verdict {
         exit.reached_check.store(true, Ordering::Relaxed);
         Verdict::Alive
     } else if exit.reached_check.load(Ordering::Relaxed) {
+        // Whoever else waits for an answer through it need not find out by himself.
+        exit.dead.cancel();
         Verdict::Dead
     } else {
         Verdict::Unknown

@@ -143,8 +143,11 @@ pub mod code {
     pub const UNAVAILABLE: &str = "control_plane_unavailable";
     /// The exit of a strict session is lost.
     pub const EXIT_LOST: &str = "exit_lost";
+    /// Starts of the location, or of the whole pool, have failed, and none is tried for a while.
+    pub const START_BACKOFF: &str = "start_backoff";
     /// All of them.
-    pub const ALL: [&str; 6] = [CAPACITY_FULL, QUOTA_FULL, QUEUE_FULL, FORBIDDEN, UNAVAILABLE, EXIT_LOST];
+    pub const ALL: [&str; 7] =
+        [CAPACITY_FULL, QUOTA_FULL, QUEUE_FULL, FORBIDDEN, UNAVAILABLE, EXIT_LOST, START_BACKOFF];
 }
 
 /// Why a session could not be given an exit.
@@ -181,6 +184,16 @@ pub enum AcquireError {
         class: FailureClass,
         /// One sentence, without pod names and addresses.
         message: String,
+        /// After how long another start is tried, where starts rest after this one.
+        retry_after: Option<Duration>,
+    },
+    /// Starts there have failed again and again, and none is tried for a while.
+    #[error("{message}")]
+    StartBackoff {
+        /// Since when, how often, and the last reason.
+        message: String,
+        /// After how long the next is tried.
+        retry_after: Duration,
     },
     /// The exit of a strict session is lost.
     #[error("the exit of this session is lost")]

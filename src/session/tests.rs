@@ -120,6 +120,7 @@ fn reason(kind: ReasonKind, code: &str, transition: i32) -> String {
         transition,
         attempts: 0,
         servers: Vec::new(),
+        backoff: None,
     };
     serde_json::to_string(&reason).unwrap()
 }
@@ -278,6 +279,7 @@ async fn what_the_leader_says_wakes_those_who_wait() {
             AcquireError::StartFailed {
                 class: super::FailureClass::ImagePull,
                 message: "because of image_pull".into(),
+                retry_after: None,
             },
         ),
         (ReasonKind::Lost, "exit_lost", AcquireError::ExitLost),

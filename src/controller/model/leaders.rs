@@ -302,7 +302,8 @@ impl World {
         for story in stories {
             self.tell(id, &story);
         }
-        for (uid, _) in asked {
+        for asked in asked {
+            let uid = asked.uid;
             if self.leaders[id].probing.insert(uid.clone()) {
                 let wait = self.millis(100, 300);
                 self.after(wait, Event::Probe { leader: id, term, uid });

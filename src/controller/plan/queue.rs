@@ -7,6 +7,7 @@ use rand::RngExt;
 
 use super::{BLAMED, Plan};
 use crate::controller::action::{Action, NewPod};
+use crate::controller::backoff::{Gate, Told, Trial};
 use crate::controller::brain::{Brain, attempts};
 use crate::controller::classify::sentence;
 use crate::controller::patch::ClaimPatch;
@@ -14,7 +15,7 @@ use crate::controller::writes::Held;
 use crate::identity::Account;
 use crate::servers::Server;
 use crate::session::FailureClass;
-use crate::session::claim::{Claim, Reason, ReasonKind};
+use crate::session::claim::{Backoff, Claim, Reason, ReasonKind};
 use crate::session::failure::code;
 
 /// Claims that may wait for a pod at once, in all and for one account.
@@ -35,11 +36,12 @@ enum Choice {
 }
 
 impl Brain {
-    /// Gives pods to claims, oldest first, for as long as there is room. Tells whether somebody is left
-    /// waiting for what another pod holds: room below the limit, or its server.
-    pub(super) fn plan_queue(&mut self, mut queue: Vec<Arc<Claim>>, plan: &mut Plan) -> bool {
+    /// Gives pods to claims, oldest first, for as long as there is room. Tells (by uid) which are left waiting
+    /// for what another pod holds: room below the limit, or its server.
+    pub(super) fn plan_queue(&mut self, mut queue: Vec<Arc<Claim>>, plan: &mut Plan) -> BTreeSet<String> {
+        let mut pressed = BTreeSet::new();
         if queue.is_empty() {
-            return false;
+            return pressed;
         }
         queue.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
         let limit = self.settings.limit;
@@ -52,8 +54,8 @@ impl Brain {
             live.iter().flat_map(|pod| pod.servers()).map(str::to_owned).collect();
         taken.extend(unseen.iter().map(|server| server.hostname.as_str().to_owned()));
         let mut waiting = 0;
+        let mut on_trial = Vec::new();
         let mut of_account: BTreeMap<Account, usize> = BTreeMap::new();
-        let mut pressed = false;
         for claim in queue {
             // It has a place already, and its server: that of a creation which may yet take effect.
             let Some(name) = self.seen.claims.get(&claim.uid).map(|seen| seen.pod_name.clone()) else {
@@ -63,10 +65,21 @@ impl Brain {
                 self.create_or_wait(&claim, name, server, plan);
                 continue;
             }
+            match self.gate(&claim, plan) {
+                Gate::Open => {}
+                Gate::Resting(told) => {
+                    self.tell_rest(&claim, ReasonKind::Rejected, &told, plan);
+                    continue;
+                }
+                Gate::OnTrial(told) => {
+                    on_trial.push((claim, told));
+                    continue;
+                }
+            }
             let why = match self.refusal_to_all(plan) {
                 Some(quota) => Some(quota),
                 None if used >= limit => {
-                    pressed = true;
+                    pressed.insert(claim.uid.clone());
                     Some((code::CAPACITY_FULL, format!("INSTANCE_LIMIT reached: {used} of {limit} pods")))
                 }
                 None if self.catalogue.is_empty() => {
@@ -83,7 +96,7 @@ impl Brain {
                         continue;
                     }
                     Choice::InUse => {
-                        pressed = true;
+                        pressed.insert(claim.uid.clone());
                         let text = "every server of this place is in use by another exit".to_owned();
                         Some((code::CAPACITY_FULL, text))
                     }
@@ -108,6 +121,9 @@ impl Brain {
             waiting += 1;
             *mine += 1;
             self.tell_claim(&claim, ReasonKind::Waiting, code, &message, plan);
+        }
+        for (claim, told) in on_trial {
+            self.tell_rest(&claim, ReasonKind::Waiting, &told, plan);
         }
         pressed
     }
@@ -140,6 +156,7 @@ impl Brain {
             }
             return false;
         }
+        self.backoffs.begins(&claim.key.place, &claim.name, &claim.uid);
         self.writes.creating(&name, Arc::clone(&server), plan.now.mono);
         plan.actions.push(Action::CreatePod(NewPod { name, claim: Arc::clone(claim), server }));
         true
@@ -178,6 +195,28 @@ impl Brain {
         candidates.get(at).map_or(Choice::None, |server| Choice::Server(Arc::clone(server)))
     }
 
+    /// Whether the claim may start, as far as starts there fail.
+    fn gate(&self, claim: &Claim, plan: &Plan) -> Gate {
+        let lives = |trial: &Trial| {
+            let record = self.snapshot.claims.get(&trial.name).filter(|record| record.uid == trial.uid);
+            let claim = record.and_then(|record| record.claim.as_ref().ok());
+            claim.is_some_and(|claim| {
+                !self.writes.is_gone(&claim.uid)
+                    && claim.reason.as_ref().is_none_or(|reason| {
+                        matches!(reason.kind, ReasonKind::Waiting | ReasonKind::Retrying)
+                    })
+            })
+        };
+        self.backoffs.gate(&claim.key.place, &claim.uid, plan.now.mono, lives)
+    }
+
+    /// Tells those who wait for the claim that starts there rest, or are being tried again.
+    fn tell_rest(&mut self, claim: &Arc<Claim>, kind: ReasonKind, told: &Told, plan: &mut Plan) {
+        let (backoff, class, words) = told;
+        let message = backoff.message(class.as_str(), words);
+        self.tell_claim_with(claim, kind, code::START_BACKOFF, &message, Some(*backoff), plan);
+    }
+
     /// Tells those who wait for the claim why, unless they know.
     fn tell_claim(
         &mut self,
@@ -185,6 +224,18 @@ impl Brain {
         kind: ReasonKind,
         code: &str,
         message: &str,
+        plan: &mut Plan,
+    ) {
+        self.tell_claim_with(claim, kind, code, message, None, plan);
+    }
+
+    fn tell_claim_with(
+        &mut self,
+        claim: &Arc<Claim>,
+        kind: ReasonKind,
+        code: &str,
+        message: &str,
+        backoff: Option<Backoff>,
         plan: &mut Plan,
     ) {
         if claim.reason.as_ref().is_some_and(|known| known.kind == kind && known.code == code) {
@@ -202,6 +253,7 @@ impl Brain {
             // The row of failed starts goes on after the wait.
             attempts,
             servers: servers.to_vec(),
+            backoff,
         };
         self.patch_claim(claim, ClaimPatch::Reason(reason), plan);
     }

@@ -121,9 +121,21 @@ async fn a_session_without_an_exit_says_why() {
         (AcquireError::CapacityFull { message: "5 of 5 pods".to_owned() }, 503, "capacity_full"),
         (AcquireError::QueueFull { message: "1024 wait".to_owned() }, 503, "queue_full"),
         (
-            AcquireError::StartFailed { class: FailureClass::ImagePull, message: "no image".to_owned() },
+            AcquireError::StartFailed {
+                class: FailureClass::ImagePull,
+                message: "no image".to_owned(),
+                retry_after: None,
+            },
             502,
             "start_failed",
+        ),
+        (
+            AcquireError::StartBackoff {
+                message: "no image".to_owned(),
+                retry_after: Duration::from_secs(9),
+            },
+            503,
+            "start_backoff",
         ),
         (AcquireError::ExitLost, 502, "exit_lost"),
         (AcquireError::ControlPlaneUnavailable, 503, "control_plane_unavailable"),

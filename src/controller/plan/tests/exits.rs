@@ -335,6 +335,7 @@ fn at_most_one_older_exit_drains_and_failed_starts_are_none() {
             transition: 1,
             attempts: 1,
             servers: vec!["se-2".into()],
+            backoff: None,
         });
     });
     lab.see(&failed);
