@@ -184,7 +184,7 @@ impl Backoffs {
     pub(super) fn restore(&mut self, place: &Place, backoff: &Backoff, last: (FailureClass, &'static str), now: Now) {
         let left = backoff.until.duration_since(now.wall).unwrap_or_default().min(LONGEST);
         let known = if backoff.pool { self.pool.as_ref() } else { self.places.get(place) };
-        if left.is_zero() || known.is_some() {
+        if left.is_zero() || known.is_some_and(|rest| rest.until >= now.mono + left) {
             return;
         }
         let rest = Rest {

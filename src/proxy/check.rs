@@ -3,6 +3,7 @@
 //! exit's own proxy. One check an exit at a time, for all data threads; whoever asks shares its result.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -24,10 +25,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub(super) enum Verdict {
     /// It reaches the check address.
     Alive,
-    /// It does not, and it once did.
+    /// It does not.
     Dead,
-    /// It does not and never has: that proves nothing (a provider may block the address).
-    Unknown,
 }
 
 /// The checks of all exits.
@@ -64,7 +63,12 @@ impl Checks {
             found = verdict.wait_for(Option::is_some) => found.map(|found| *found),
         };
         // An error means that the thread that checked has ended: then nothing is known.
-        found.ok().flatten().unwrap_or(Verdict::Unknown)
+        let found = found.ok().flatten().unwrap_or(Verdict::Alive);
+        if found == Verdict::Dead {
+            // Whoever else waits for an answer through it need not find out by himself.
+            exit.dead.cancel();
+        }
+        found
     }
 
     fn begin(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) -> watch::Receiver<Option<Verdict>> {
@@ -93,19 +97,33 @@ impl Checks {
     }
 }
 
+/// Asks for the resolver. Of an exit that has never reached it, its silence alone proves nothing, since a
+/// provider may keep port 53 for its own resolvers: so such a one is asked for another port too, the one
+/// that Gluetun itself has reached before it called itself healthy.
 async fn check_now(exit: &Exit, timings: &Timings) -> Verdict {
-    let asked = tokio::time::timeout(timings.check, reaches(exit, &timings.check_target, timings));
-    let alive = asked.await.unwrap_or(false);
-    if alive {
-        exit.reached_check.store(true, Ordering::Relaxed);
-        Verdict::Alive
-    } else if exit.reached_check.load(Ordering::Relaxed) {
-        // Whoever else waits for an answer through it need not find out by himself.
-        exit.dead.cancel();
-        Verdict::Dead
+    let first = async {
+        let reached = within(exit, &timings.check_target, timings).await;
+        if reached {
+            exit.reached_check.store(true, Ordering::Relaxed);
+        }
+        reached
+    };
+    let alive = if exit.reached_check.load(Ordering::Relaxed) {
+        first.await
     } else {
-        Verdict::Unknown
-    }
+        // Whichever answers first is enough; both must fail.
+        let second = within(exit, &timings.second_check_target, timings);
+        let (mut first, mut second) = (pin!(first), pin!(second));
+        tokio::select! {
+            reached = &mut first => reached || second.await,
+            reached = &mut second => reached || first.await,
+        }
+    };
+    if alive { Verdict::Alive } else { Verdict::Dead }
+}
+
+async fn within(exit: &Exit, target: &Target, timings: &Timings) -> bool {
+    tokio::time::timeout(timings.check, reaches(exit, target, timings)).await.unwrap_or(false)
 }
 
 /// Whether anything answers from beyond the tunnel: even a refused connection does.

@@ -9,6 +9,8 @@ use crate::selector::SelectError;
 use crate::session::AcquireError;
 
 mod code;
+#[cfg(test)]
+mod docs;
 
 pub use code::{ALL_CODES, Code};
 

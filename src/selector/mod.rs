@@ -10,6 +10,8 @@ mod grammar;
 mod key;
 mod near;
 mod resolve;
+#[cfg(test)]
+mod usernames;
 
 pub use crate::servers::{CityId, CountryId, Hostname, Place};
 pub use error::{GrammarError, SelectError};

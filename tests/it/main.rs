@@ -5,13 +5,17 @@
 #[macro_use]
 mod support;
 
+mod backoff;
 mod capacity;
 mod control_plane;
+mod dead_exits;
+mod errors;
 mod failures;
 mod kubectl;
 mod lifecycle;
 mod main_job;
 mod manifest;
+mod parameters;
 mod program;
 mod proxy_errors;
 mod relay;

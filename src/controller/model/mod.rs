@@ -9,7 +9,8 @@
 //! way, are evicted or deleted by hand; replicas that die in the middle of a `destroy`; foreign pods.
 //!
 //! What must hold at every moment: the gateway's own live pods are never more than the limit, no two of
-//! them share a server, and no session that is in use is reaped. What must hold in the end: each waiter
+//! them share a server, no session that is in use is reaped, no strict one gets another address, and nothing
+//! is started where starts rest, whoever leads. What must hold in the end: each waiter
 //! has had an exit or a reason, and when everyone has gone, everything is gone.
 //!
 //! `MODEL_SEEDS=n` sets how many seeds are tried, `MODEL_SEED=n` runs one and prints what happened.
@@ -18,6 +19,7 @@ mod api;
 mod kubelet;
 mod leaders;
 mod replicas;
+mod rests;
 mod world;
 
 use world::World;

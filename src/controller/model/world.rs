@@ -11,6 +11,7 @@ use super::api::{Api, Feed};
 use super::kubelet::Step;
 use super::leaders::{Call, Election, Leader};
 use super::replicas::Session;
+use super::rests::Rests;
 use crate::controller::testing;
 
 /// When the faults end; then pods and clients go on in a calm world.
@@ -63,12 +64,16 @@ pub(super) struct Counts {
 }
 
 /// Everything that a usual run must have seen.
-const WANTED: [&str; 25] = [
+const WANTED: [&str; 29] = [
     "pod created",
     "exit in use",
     "start failed",
     "start retried",
     "claim rejected",
+    "starts rest",
+    "claim refused in a rest",
+    "claim waits for a trial",
+    "rest kept by another leader",
     "claim told to wait",
     "exit lost for good",
     "exit replaced",
@@ -120,6 +125,8 @@ pub(super) struct World {
     pub(super) leaders: Vec<Leader>,
     pub(super) calls: BTreeMap<u64, Call>,
     pub(super) sessions: Vec<Session>,
+    /// Rests between starts, as claims tell of them.
+    pub(super) rests: Rests,
     /// Pods at most.
     pub(super) limit: usize,
     /// Until when the API server answers nobody.
@@ -148,6 +155,7 @@ impl World {
             leaders: Vec::new(),
             calls: BTreeMap::new(),
             sessions: Vec::new(),
+            rests: Rests::default(),
             away_until: Duration::ZERO,
             counts: Counts::default(),
             trace: None,

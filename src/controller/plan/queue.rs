@@ -54,30 +54,28 @@ impl Brain {
             live.iter().flat_map(|pod| pod.servers()).map(str::to_owned).collect();
         taken.extend(unseen.iter().map(|server| server.hostname.as_str().to_owned()));
         let mut waiting = 0;
-        let mut on_trial = Vec::new();
         let mut of_account: BTreeMap<Account, usize> = BTreeMap::new();
         for claim in queue {
+            let tried = match self.gate(&claim, plan) {
+                Gate::Open => None,
+                Gate::Resting(told) => {
+                    self.tell_rest(&claim, &told, plan);
+                    continue;
+                }
+                Gate::OnTrial((backoff, class, words)) => {
+                    Some((code::START_BACKOFF, backoff.message(class.as_str(), words)))
+                }
+            };
             // It has a place already, and its server: that of a creation which may yet take effect.
             let Some(name) = self.seen.claims.get(&claim.uid).map(|seen| seen.pod_name.clone()) else {
                 continue;
             };
-            if let Some(server) = self.writes.ghost(&name) {
+            if let Some(server) = self.writes.ghost(&name).filter(|_| tried.is_none()) {
                 self.create_or_wait(&claim, name, server, plan);
                 continue;
             }
-            match self.gate(&claim, plan) {
-                Gate::Open => {}
-                Gate::Resting(told) => {
-                    self.tell_rest(&claim, ReasonKind::Rejected, &told, plan);
-                    continue;
-                }
-                Gate::OnTrial(told) => {
-                    on_trial.push((claim, told));
-                    continue;
-                }
-            }
-            let why = match self.refusal_to_all(plan) {
-                Some(quota) => Some(quota),
+            let why = match tried.or_else(|| self.refusal_to_all(plan)) {
+                Some(why) => Some(why),
                 None if used >= limit => {
                     pressed.insert(claim.uid.clone());
                     Some((code::CAPACITY_FULL, format!("INSTANCE_LIMIT reached: {used} of {limit} pods")))
@@ -121,9 +119,6 @@ impl Brain {
             waiting += 1;
             *mine += 1;
             self.tell_claim(&claim, ReasonKind::Waiting, code, &message, plan);
-        }
-        for (claim, told) in on_trial {
-            self.tell_rest(&claim, ReasonKind::Waiting, &told, plan);
         }
         pressed
     }
@@ -210,11 +205,11 @@ impl Brain {
         self.backoffs.gate(&claim.key.place, &claim.uid, plan.now.mono, lives)
     }
 
-    /// Tells those who wait for the claim that starts there rest, or are being tried again.
-    fn tell_rest(&mut self, claim: &Arc<Claim>, kind: ReasonKind, told: &Told, plan: &mut Plan) {
+    /// Tells those who wait for the claim that starts there rest.
+    fn tell_rest(&mut self, claim: &Arc<Claim>, told: &Told, plan: &mut Plan) {
         let (backoff, class, words) = told;
         let message = backoff.message(class.as_str(), words);
-        self.tell_claim_with(claim, kind, code::START_BACKOFF, &message, Some(*backoff), plan);
+        self.tell_claim_with(claim, ReasonKind::Rejected, code::START_BACKOFF, &message, Some(*backoff), plan);
     }
 
     /// Tells those who wait for the claim why, unless they know.
