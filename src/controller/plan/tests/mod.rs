@@ -1,5 +1,6 @@
 //! Each rule of the plan by itself. The model holds them together.
 
+mod backoff;
 mod claims;
 mod exits;
 mod pods;
