@@ -168,7 +168,7 @@ impl Backoffs {
             return None;
         }
         // One row alone tells little of a location of which most has not been tried.
-        rest.fail(last, exhausted || rest.failures > 0, now);
+        rest.fail(last, pool || exhausted || rest.failures > 0, now);
         rest.is_resting(now.mono).then(|| rest.backoff(pool))
     }
 
@@ -387,7 +387,7 @@ mod tests {
     fn a_rest_of_the_pool_is_one_of_every_location_until_something_else_goes_wrong() {
         let (se, no) = (place("a-country-se"), place("a-country-no"));
         let mut backoffs = Backoffs::default();
-        assert!(backoffs.row_failed(&se, SILENT, true, true, now(0)).unwrap().pool);
+        assert!(backoffs.row_failed(&se, SILENT, false, true, now(0)).unwrap().pool);
         assert_eq!(gate(&backoffs, &no, "a", 4), "resting");
         assert_eq!(gate(&backoffs, &no, "a", 5), "open");
         backoffs.begins(&no, "claim", "a");

@@ -13,7 +13,7 @@ use crate::controller::patch::ClaimPatch;
 use crate::controller::writes::Held;
 use crate::selector::Mode;
 use crate::session::FailureClass;
-use crate::session::claim::{Claim, Reason, ReasonKind};
+use crate::session::claim::{Backoff, Claim, Reason, ReasonKind};
 use crate::session::failure::code;
 use crate::session::pod::pod_name;
 
@@ -110,7 +110,13 @@ impl Brain {
             self.fail(claim, &pod(), had.server.as_deref(), FailureClass::Deleted, plan);
             return false;
         }
-        if let Some(refused) = seen.refused.clone() {
+        if let Some(mut refused) = seen.refused.clone() {
+            if let Some(class) = FailureClass::parse(&refused.code) {
+                if self.first_told(claim) {
+                    self.rest(claim, (class, sentence(class)), false, plan);
+                }
+                refused.backoff = self.resting(claim, plan);
+            }
             self.patch_claim(claim, ClaimPatch::Reason(refused), plan);
             return false;
         }
@@ -201,15 +207,16 @@ impl Brain {
             transition: claim.transition,
             attempts,
             servers,
-            backoff: self
-                .backoffs
-                .resting(&claim.key.place, plan.now.mono)
-                .filter(|_| !retry)
-                .map(|(_, (backoff, ..))| backoff),
+            backoff: self.resting(claim, plan).filter(|_| !retry),
         };
         let patch =
             if retry { ClaimPatch::Next { reason: Some(reason) } } else { ClaimPatch::Reason(reason) };
         self.patch_claim(claim, patch, plan);
+    }
+
+    /// The rest that starts of the claim's location are in.
+    fn resting(&self, claim: &Claim, plan: &Plan) -> Option<Backoff> {
+        self.backoffs.resting(&claim.key.place, plan.now.mono).map(|(_, (backoff, ..))| backoff)
     }
 
     /// A row of starts has failed for good: the location rests, or the whole pool.

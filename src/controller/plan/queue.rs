@@ -197,6 +197,7 @@ impl Brain {
             let claim = record.and_then(|record| record.claim.as_ref().ok());
             claim.is_some_and(|claim| {
                 !self.writes.is_gone(&claim.uid)
+                    && claim.ready != Some(claim.transition)
                     && claim.reason.as_ref().is_none_or(|reason| {
                         matches!(reason.kind, ReasonKind::Waiting | ReasonKind::Retrying)
                     })
