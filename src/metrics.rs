@@ -63,6 +63,8 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// Pods that the leader replaced or gave up, by `reason` (a start failure's class, `lost`, …).
     pub exits_failed: IntCounterVec,
+    /// Locations whose starts rest since they fail; the whole pool is one.
+    pub start_backoffs: IntGauge,
     /// Claims reaped as idle.
     pub claims_reaped: IntCounter,
     /// Password checks, by `outcome` (`ok`, `refused`, `busy`, `throttled`, `cached`).
@@ -167,6 +169,7 @@ impl Metrics {
                 "Pods replaced or given up by the leader",
                 &["reason"],
             )?,
+            start_backoffs: gauge("start_backoffs", "Locations whose starts rest since they fail")?,
             claims_reaped: counter("claims_reaped_total", "Claims reaped as idle")?,
             logins: counters("logins_total", "Password checks", &["outcome"])?,
             account_quota: counters(

@@ -9,7 +9,7 @@ use super::patch::ClaimPatch;
 use crate::servers::Server;
 use crate::session::FailureClass;
 use crate::session::api::ApiError;
-use crate::session::claim::Claim;
+use crate::session::claim::{Backoff, Claim, EXPIRED};
 
 /// The time at which something happens: the plan has no clock of its own.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +121,8 @@ pub(super) enum PodEnd {
     NoClaim,
     /// Its start failed.
     Failed,
+    /// It was in use, and has ended by itself or by its node.
+    Ended,
     /// It is an older exit that nobody uses any more.
     Drained,
     /// It is an older exit, and dead, or in the way: its time is over.
@@ -137,6 +139,7 @@ impl PodEnd {
         match self {
             Self::NoClaim => "its session has ended",
             Self::Failed => "its start failed",
+            Self::Ended => "it has ended, and its session has another",
             Self::Drained => "it was replaced and nobody uses it any more",
             Self::DrainTimeout => "it was replaced and its time to drain is over",
             Self::Superseded => "it was replaced twice",
@@ -200,7 +203,7 @@ impl LostWhy {
     pub(super) fn parse(word: &str) -> Self {
         match word {
             "dead" => Self::Dead,
-            "expired" => Self::Expired,
+            EXPIRED => Self::Expired,
             "unreachable" => Self::Unreachable,
             "protocol" => Self::Protocol,
             _ => Self::Other,
@@ -212,7 +215,7 @@ impl LostWhy {
         match self {
             Self::Pod(class) => class.as_str(),
             Self::Dead => "dead",
-            Self::Expired => "expired",
+            Self::Expired => EXPIRED,
             Self::Unreachable => "unreachable",
             Self::Protocol => "protocol",
             Self::Forbidden => "forbidden",
@@ -281,6 +284,15 @@ pub(super) enum Story {
         claim: Arc<Claim>,
         /// Why.
         why: LostWhy,
+    },
+    /// Starts of a location, or of the whole pool, rest from now on.
+    Resting {
+        /// The claim whose start was the last to fail.
+        claim: Arc<Claim>,
+        /// How it failed.
+        class: FailureClass,
+        /// The rest.
+        backoff: Backoff,
     },
     /// A claim has to wait, or will get no exit.
     Told {

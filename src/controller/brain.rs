@@ -3,23 +3,24 @@
 //! against the API; the model drives the same code through thousands of interleavings.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 
 use super::action::{Action, Answer, ClaimEnd, Now, Outcome, PodRef, Story};
+use super::backoff::{Backoffs, shared_cause};
 use super::classify::{Patience, sentence};
 use super::facts::{ClaimRecord, PodFacts};
 use super::observations::{Observations, PodSeen};
 use super::patch::ClaimPatch;
 use super::policy::Policy;
-use super::probe::Health;
+use super::probe::{Asked, Health};
 use super::snapshot::{Change, Folded, Snapshot};
 use super::writes::Writes;
 use crate::accounts::Owners;
 use crate::identity::Account;
+use crate::selector::Mode;
 use crate::servers::Catalogue;
 use crate::session::FailureClass;
 use crate::session::api::{ApiError, ForbiddenKind, missing_right};
@@ -57,6 +58,8 @@ pub(super) struct Brain {
     pub(super) policy: Policy,
     /// Servers that starts failed on, and when.
     pub(super) blamed: BTreeMap<String, Duration>,
+    /// Rests between starts that fail.
+    pub(super) backoffs: Backoffs,
     /// Until when no pod is created since a quota is reached, and how often in a row it was.
     pub(super) quota: Option<(Duration, u32)>,
     /// Uids of Leases that have been told to be unreadable.
@@ -78,6 +81,7 @@ impl Brain {
             writes: Writes::default(),
             policy: Policy::default(),
             blamed: BTreeMap::new(),
+            backoffs: Backoffs::default(),
             quota: None,
             unreadable: BTreeSet::new(),
             forget_at: Duration::ZERO,
@@ -134,7 +138,7 @@ impl Brain {
         let known = made.is_some() || self.seen.pods.contains_key(&view.uid);
         let first = made.unwrap_or(now.mono);
         let seen =
-            self.seen.pods.entry(view.uid.clone()).or_insert_with(|| PodSeen::new(first, made.is_some()));
+            self.seen.pods.entry(view.uid.clone()).or_insert_with(|| PodSeen::new(first));
         let begun = seen.update(pod, now.mono);
         let after = now.mono.saturating_sub(seen.first);
         if begun
@@ -176,6 +180,13 @@ impl Brain {
             Ok(claim) => {
                 self.writes.claims.shown(&claim.uid, &claim.resource_version);
                 self.seen.claim(claim, made, now);
+                if let Some(reason) = claim.reason.as_ref().filter(|r| r.kind == ReasonKind::Rejected)
+                    && let (Some(backoff), Some(class)) = (&reason.backoff, FailureClass::parse(&reason.code))
+                {
+                    let words = if backoff.pool { shared_cause(class) } else { None };
+                    let last = (class, words.unwrap_or(sentence(class)));
+                    self.backoffs.restore(&claim.key.place, backoff, last, now);
+                }
             }
             Err(error) => {
                 if self.unreadable.insert(record.uid.clone()) {
@@ -273,6 +284,7 @@ impl Brain {
             transition: claim.transition,
             attempts: attempts(claim).0 + 1,
             servers: attempts(claim).1.to_vec(),
+            backoff: None,
         };
         let class = |class: FailureClass| rejected(class.as_str(), sentence(class).to_owned());
         let Some(seen) = self.seen.claims.get_mut(&claim.uid) else { return };
@@ -339,18 +351,18 @@ impl Brain {
         self.tell(Story::CallFailed { what, name, error: error.clone() });
     }
 
-    /// The pods whose health servers are to be asked: uid and address of each that is the current exit of
-    /// its claim, runs, and is not ready by the kubelet's word.
-    pub(super) fn pods_to_ask(&self) -> Vec<(String, IpAddr)> {
-        let asked = self.snapshot.pods.iter().filter(|pod| {
-            let (view, binding) = (&pod.view, pod.view.binding.as_ref());
-            view.stage == Stage::Running
-                && !view.ready
-                && self
-                    .claim_of(pod)
-                    .is_some_and(|claim| Some(claim.transition) == binding.map(|b| b.transition))
+    /// The pods whose health servers are to be asked: each that is the current exit of its claim, runs, and
+    /// is not ready by the kubelet's word.
+    pub(super) fn pods_to_ask(&self) -> Vec<Asked> {
+        let asked = self.snapshot.pods.iter().filter_map(|pod| {
+            let (view, binding) = (&pod.view, pod.view.binding.as_ref()?);
+            if view.stage != Stage::Running || view.ready {
+                return None;
+            }
+            let claim = self.claim_of(pod).filter(|claim| claim.transition == binding.transition)?;
+            Some(Asked { uid: view.uid.clone(), ip: view.ip?, often: claim.key.mode == Mode::Strict })
         });
-        asked.filter_map(|pod| Some((pod.view.uid.clone(), pod.view.ip?))).collect()
+        asked.collect()
     }
 
     /// The state of each pod, for the metric.

@@ -239,7 +239,7 @@ mod tests {
 
     /// The verdict at `at` on a pod that has been as it is since 0.
     fn at(pod: &PodFacts, at: u64) -> Verdict {
-        let mut seen = PodSeen::new(s(0), true);
+        let mut seen = PodSeen::new(s(0));
         seen.update(pod, s(0));
         judge(pod, &seen, false, s(at), PATIENCE)
     }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn a_container_that_does_not_come_has_its_warnings_read_twice() {
         let pod = waiting("ContainerCreating");
-        let mut seen = PodSeen::new(s(0), true);
+        let mut seen = PodSeen::new(s(0));
         let judge = |seen: &PodSeen, now| judge(&pod, seen, false, s(now), PATIENCE);
         assert_eq!(judge(&seen, 0), Verdict::Wait(Some(s(3))));
         assert_eq!(judge(&seen, 3), Verdict::AskWarning);
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn a_silent_tunnel_is_known_before_the_attempts_time_is_over() {
         let pod = pod(Stage::Running);
-        let mut seen = PodSeen::new(s(0), true);
+        let mut seen = PodSeen::new(s(0));
         seen.update(&pod, s(0));
         seen.probe = Some(Health::Silent);
         let failed = Verdict::Failed(FailureClass::TunnelSilent);
@@ -325,7 +325,7 @@ mod tests {
 
         let pod = ended_with("Error", 1);
         assert_eq!(at(&pod, 0), Verdict::AskLog);
-        let mut seen = PodSeen::new(s(0), true);
+        let mut seen = PodSeen::new(s(0));
         assert_eq!(judge(&pod, &seen, true, s(0), PATIENCE), Verdict::Failed(FailureClass::Exited));
         seen.cause = Some(Some(FailureClass::BadKey));
         assert_eq!(judge(&pod, &seen, false, s(0), PATIENCE), Verdict::Failed(FailureClass::BadKey));

@@ -175,8 +175,22 @@ impl Narrator {
                     target: TARGET, pod = pod.name, claim = claim.name, why = why.as_str(),
                     "exit lost or to be replaced"
                 );
-                let text = format!("{} is lost or to be replaced: {}", pod.name, why.as_str());
+                let text = format!("Exit lost or to be replaced: {}", why.as_str());
+                if !pod.uid.is_empty() {
+                    self.post(self.of_pod(pod), true, "ExitLost", text.clone());
+                }
+                let text = format!("{}: {text}", pod.name);
                 self.post(self.of_claim(claim), true, "ExitLost", text);
+            }
+            Story::Resting { claim, class, backoff } => {
+                let (what, rows) = (if backoff.pool { "pool" } else { "location" }, backoff.failures);
+                let until = humantime::format_rfc3339_seconds(backoff.until).to_string();
+                warn!(
+                    target: TARGET, claim = claim.name, selector = claim.key.selector_text(), class = class.as_str(),
+                    what, rows, until, "starts rest"
+                );
+                let text = format!("Starts of this {what} rest until {until}: {rows} rows failed, {}", class.as_str());
+                self.post(self.of_claim(claim), true, "StartBackoff", text);
             }
             Story::Told { claim, code, message, rejected } => {
                 let (account, claim_name) = (claim.key.account.as_str(), claim.name.as_str());

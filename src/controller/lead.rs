@@ -79,7 +79,8 @@ pub(super) struct Term {
 struct Gauges(Arc<Metrics>);
 
 impl Gauges {
-    fn set(&self, pods: impl Iterator<Item = PodState>) {
+    fn set(&self, pods: impl Iterator<Item = PodState>, backoffs: usize) {
+        self.0.start_backoffs.set(i64::try_from(backoffs).unwrap_or(i64::MAX));
         let mut counts: BTreeMap<PodState, i64> = PodState::ALL.map(|state| (state, 0)).into();
         for state in pods {
             *counts.entry(state).or_default() += 1;
@@ -93,7 +94,7 @@ impl Gauges {
 impl Drop for Gauges {
     fn drop(&mut self) {
         self.0.leader.set(0);
-        self.set(std::iter::empty());
+        self.set(std::iter::empty(), 0);
     }
 }
 
@@ -200,7 +201,7 @@ impl Term {
                 narrator.tell(&story);
             }
             probes.keep(brain.pods_to_ask());
-            gauges.set(brain.pod_states());
+            gauges.set(brain.pod_states(), brain.backoffs.count(start.elapsed()));
         }
         // Nothing new is begun. Whoever leads next must not meet what is still on its way.
         let finished = timeout(FINISH, async { while calls.next().await.is_some() {} }).await.is_ok();

@@ -10,6 +10,7 @@
 //! | `leader` | the election |
 //! | `lead` | the leader's loop: watches in, calls out |
 //! | `brain`, `plan` | what is known and what follows from it, without clock or I/O |
+//! | `backoff` | rests between starts that fail |
 //! | `snapshot`, `observations`, `writes` | what the watches said, what was seen over time, what is on its way |
 //! | `policy` | what accounts may do, as far as it is the leader's to see to |
 //! | `facts`, `classify` | how a pod's state is read |
@@ -17,6 +18,7 @@
 
 mod act;
 mod action;
+mod backoff;
 mod brain;
 mod classify;
 mod events;

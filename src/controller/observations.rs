@@ -37,8 +37,6 @@ pub(super) struct HadPod {
     pub(super) transition: i32,
     /// Its server.
     pub(super) server: Option<String>,
-    /// Its VPN was up, or may have been before this leader saw it: clients may have used it.
-    pub(super) maybe_used: bool,
 }
 
 /// What was seen of a claim.
@@ -152,8 +150,6 @@ impl ClaimSeen {
 pub(super) struct PodSeen {
     /// When it was made by this leader, or else first seen.
     pub(super) first: Duration,
-    /// This leader has made it, and so has seen all of its life.
-    pub(super) made: bool,
     /// Since when its container runs.
     pub(super) running: Option<Duration>,
     /// Since when its container runs and is not healthy.
@@ -175,10 +171,9 @@ pub(super) struct PodSeen {
 }
 
 impl PodSeen {
-    pub(super) fn new(first: Duration, made: bool) -> Self {
+    pub(super) fn new(first: Duration) -> Self {
         Self {
             first,
-            made,
             running: None,
             unhealthy: None,
             blocked: None,
@@ -252,12 +247,18 @@ impl Observations {
         for seen in self.claims.values_mut() {
             seen.watch_broken(now);
         }
+        for seen in self.pods.values_mut() {
+            seen.older = seen.older.map(|since| (since + BROKEN_WATCH).min(now));
+        }
     }
 
     /// A watch could not be taken up again: what happened since is not known.
     pub(super) fn restart(&mut self, now: Duration) {
         for seen in self.claims.values_mut() {
             seen.restart(now);
+        }
+        for seen in self.pods.values_mut() {
+            seen.older = seen.older.map(|_| now);
         }
     }
 }
@@ -327,7 +328,7 @@ mod tests {
     #[test]
     fn health_asked_before_the_pod_was_ready_says_nothing_later() {
         let mut pod = testing::pod(&claim(), "p1", Stage::Running);
-        let mut seen = PodSeen::new(s(0), true);
+        let mut seen = PodSeen::new(s(0));
         assert!(seen.update(&pod, s(1)));
         assert_eq!(seen.unhealthy, Some(s(1)));
         seen.probe = Some(Health::Up);

@@ -17,6 +17,10 @@ use crate::session::probe::{self, health};
 /// Between two questions.
 const PERIOD: Duration = Duration::from_millis(250);
 
+/// The same for a strict session: its clients get the exit only once the leader has noted it, so that they
+/// wait for the leader's word and not for their replica's.
+const OFTEN: Duration = Duration::from_millis(25);
+
 /// For one question, connecting included.
 const DEADLINE: Duration = Duration::from_secs(1);
 
@@ -42,11 +46,22 @@ pub(super) async fn ask(address: SocketAddr) -> Health {
     }
 }
 
+/// A pod that is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Asked {
+    /// Its uid.
+    pub(super) uid: String,
+    /// Where it is.
+    pub(super) ip: IpAddr,
+    /// Whether clients wait for the leader's word.
+    pub(super) often: bool,
+}
+
 /// The pods that are asked. Dropping it ends every task.
 #[derive(Debug)]
 pub(super) struct Probes {
     tasks: JoinSet<()>,
-    asked: HashMap<(String, IpAddr), AbortHandle>,
+    asked: HashMap<Asked, AbortHandle>,
     answers: mpsc::Sender<(String, Health)>,
 }
 
@@ -57,10 +72,10 @@ impl Probes {
         (Self { tasks: JoinSet::new(), asked: HashMap::new(), answers }, receiver)
     }
 
-    /// Asks these pods (uid and address) from now on, and no others.
-    pub(super) fn keep(&mut self, pods: Vec<(String, IpAddr)>) {
+    /// Asks these pods from now on, and no others.
+    pub(super) fn keep(&mut self, pods: Vec<Asked>) {
         while self.tasks.try_join_next().is_some() {}
-        let wanted: HashSet<&(String, IpAddr)> = pods.iter().collect();
+        let wanted: HashSet<&Asked> = pods.iter().collect();
         self.asked.retain(|pod, task| {
             let keep = wanted.contains(pod);
             if !keep {
@@ -70,16 +85,23 @@ impl Probes {
         });
         for pod in pods {
             if !self.asked.contains_key(&pod) {
-                let task = follow(pod.0.clone(), SocketAddr::new(pod.1, HEALTH_PORT), self.answers.clone());
+                let address = SocketAddr::new(pod.ip, HEALTH_PORT);
+                let period = if pod.often { OFTEN } else { PERIOD };
+                let task = follow(pod.uid.clone(), address, period, self.answers.clone());
                 self.asked.insert(pod, self.tasks.spawn(task));
             }
         }
     }
 }
 
-async fn follow(uid: String, address: SocketAddr, answers: mpsc::Sender<(String, Health)>) {
+async fn follow(
+    uid: String,
+    address: SocketAddr,
+    period: Duration,
+    answers: mpsc::Sender<(String, Health)>,
+) {
     let mut last = None;
-    let mut period = tokio::time::interval(PERIOD);
+    let mut period = tokio::time::interval(period);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         period.tick().await;
@@ -141,7 +163,7 @@ mod tests {
         let down = "HTTP/1.1 500 Internal Server Error\r\n\r\nhealthcheck did not run yet\n";
         let address = serve(vec![down, down, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]).await;
         let (sender, mut receiver) = mpsc::channel(8);
-        let task = tokio::spawn(follow("u".into(), address, sender));
+        let task = tokio::spawn(follow("u".into(), address, PERIOD, sender));
         assert_eq!(receiver.recv().await, Some(("u".into(), Health::Down)));
         assert_eq!(receiver.recv().await, Some(("u".into(), Health::Up)));
         task.abort();

@@ -48,6 +48,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         watch_restarts,
         leader,
         exits_failed,
+        start_backoffs,
         claims_reaped,
         logins,
         account_quota,
@@ -58,7 +59,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 27] = [
+    let all: [&dyn Collector; 28] = [
         requests,
         hold_seconds,
         cold_starts,
@@ -77,6 +78,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         watch_restarts,
         leader,
         exits_failed,
+        start_backoffs,
         claims_reaped,
         logins,
         account_quota,

@@ -3,6 +3,7 @@
 //! exit's own proxy. One check an exit at a time, for all data threads; whoever asks shares its result.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -24,10 +25,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub(super) enum Verdict {
     /// It reaches the check address.
     Alive,
-    /// It does not, and it once did.
+    /// It does not.
     Dead,
-    /// It does not and never has: that proves nothing (a provider may block the address).
-    Unknown,
 }
 
 /// The checks of all exits.
@@ -52,14 +51,24 @@ impl Checks {
         }
     }
 
-    /// Checks the exit, or waits for the check that is going on.
+    /// Checks the exit, or waits for the check that is going on. One that was found dead is not asked again.
     pub(super) async fn verdict(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) -> Verdict {
-        let mut verdict = self.begin(exit, timings);
-        // An error means that the thread that checked has ended: then nothing is known.
-        match verdict.wait_for(Option::is_some).await {
-            Ok(verdict) => verdict.unwrap_or(Verdict::Unknown),
-            Err(_) => Verdict::Unknown,
+        if exit.dead.is_cancelled() {
+            return Verdict::Dead;
         }
+        let mut verdict = self.begin(exit, timings);
+        let found = tokio::select! {
+            biased;
+            () = exit.dead.cancelled() => return Verdict::Dead,
+            found = verdict.wait_for(Option::is_some) => found.map(|found| *found),
+        };
+        // An error means that the thread that checked has ended: then nothing is known.
+        let found = found.ok().flatten().unwrap_or(Verdict::Alive);
+        if found == Verdict::Dead {
+            // Whoever else waits for an answer through it need not find out by himself.
+            exit.dead.cancel();
+        }
+        found
     }
 
     fn begin(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) -> watch::Receiver<Option<Verdict>> {
@@ -88,17 +97,33 @@ impl Checks {
     }
 }
 
+/// Asks for the resolver. Of an exit that has never reached it, its silence alone proves nothing, since a
+/// provider may keep port 53 for its own resolvers: so such a one is asked for another port too, the one
+/// that Gluetun itself has reached before it called itself healthy.
 async fn check_now(exit: &Exit, timings: &Timings) -> Verdict {
-    let asked = tokio::time::timeout(timings.check, reaches(exit, &timings.check_target, timings));
-    let alive = asked.await.unwrap_or(false);
-    if alive {
-        exit.reached_check.store(true, Ordering::Relaxed);
-        Verdict::Alive
-    } else if exit.reached_check.load(Ordering::Relaxed) {
-        Verdict::Dead
+    let first = async {
+        let reached = within(exit, &timings.check_target, timings).await;
+        if reached {
+            exit.reached_check.store(true, Ordering::Relaxed);
+        }
+        reached
+    };
+    let alive = if exit.reached_check.load(Ordering::Relaxed) {
+        first.await
     } else {
-        Verdict::Unknown
-    }
+        // Whichever answers first is enough; both must fail.
+        let second = within(exit, &timings.second_check_target, timings);
+        let (mut first, mut second) = (pin!(first), pin!(second));
+        tokio::select! {
+            reached = &mut first => reached || second.await,
+            reached = &mut second => reached || first.await,
+        }
+    };
+    if alive { Verdict::Alive } else { Verdict::Dead }
+}
+
+async fn within(exit: &Exit, target: &Target, timings: &Timings) -> bool {
+    tokio::time::timeout(timings.check, reaches(exit, target, timings)).await.unwrap_or(false)
 }
 
 /// Whether anything answers from beyond the tunnel: even a refused connection does.

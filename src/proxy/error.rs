@@ -9,6 +9,8 @@ use crate::selector::SelectError;
 use crate::session::AcquireError;
 
 mod code;
+#[cfg(test)]
+mod docs;
 
 pub use code::{ALL_CODES, Code};
 
@@ -106,14 +108,17 @@ impl From<AcquireError> for ProxyError {
             AcquireError::Starting { retry_after } => {
                 Self::new(Code::Starting, message).retry_after(retry_after)
             }
-            AcquireError::StartFailed { class, .. } => {
+            AcquireError::StartFailed { class, retry_after, .. } => {
                 let failed = Self::new(Code::StartFailed, format!("{}: {message}", class.as_str()));
-                if class.another_server_may_help() {
-                    failed
-                } else {
+                match retry_after {
+                    Some(rest) => failed.retry_after(rest),
+                    None if class.another_server_may_help() => failed,
                     // The key, the image or the node: nothing changes until the operator acts.
-                    failed.retry_after(Duration::from_secs(30))
+                    None => failed.retry_after(Duration::from_secs(30)),
                 }
+            }
+            AcquireError::StartBackoff { retry_after, .. } => {
+                Self::new(Code::StartBackoff, message).retry_after(retry_after)
             }
             AcquireError::ExitLost => Self::new(Code::ExitLost, message),
             AcquireError::ControlPlaneUnavailable => Self::new(Code::ControlPlaneUnavailable, message),
@@ -219,8 +224,14 @@ mod tests {
 
     #[test]
     fn acquire_errors_keep_their_words() {
-        let error = AcquireError::StartFailed { class: FailureClass::BadKey, message: "no".to_owned() };
-        let error = ProxyError::from(error);
+        let error = |retry_after| AcquireError::StartFailed {
+            class: FailureClass::BadKey,
+            message: "no".to_owned(),
+            retry_after,
+        };
+        let rests = ProxyError::from(error(Some(Duration::from_millis(4200))));
+        assert_eq!(rests.retry_after, Some(5));
+        let error = ProxyError::from(error(None));
         assert_eq!((error.code, error.retry_after), (Code::StartFailed, Some(30)));
         assert_eq!(error.message, "bad_key: no");
         let starting = AcquireError::Starting { retry_after: Duration::from_millis(2100) };

@@ -55,6 +55,8 @@ pub(super) struct Grant {
     pub(super) exit: Arc<Exit>,
     /// Name of the claim, for logs.
     pub(super) session: Arc<str>,
+    /// After how long without use the session ends.
+    pub(super) idle: Duration,
     /// When new requests get a new exit (`ttl`).
     pub(super) expires: Option<SystemTime>,
     /// Whether the exit was started for this request.
@@ -70,6 +72,7 @@ impl From<Acquired> for Grant {
         Self {
             exit: Arc::clone(&acquired.exit),
             session: Arc::clone(&acquired.session),
+            idle: acquired.idle,
             expires: acquired.expires,
             cold_start: acquired.cold_start,
             waited: acquired.waited,

@@ -96,6 +96,9 @@ struct Timings {
     check: Duration,
     /// What the check asks for: a public resolver, by address, so that no name is looked up.
     check_target: Target,
+    /// What an exit that has never reached that is asked for besides: an address of Gluetun's own health
+    /// check (`HEALTH_TARGET_ADDRESSES` of the pods).
+    second_check_target: Target,
     /// A tunnel for plain HTTP without a request. Origins keep connections for 5 s and more.
     pooled: Duration,
     /// A tunnel of which one side has ended and in which nothing moves.
@@ -115,6 +118,7 @@ impl Timings {
             silent: Duration::from_secs(5).min(connect),
             check: Duration::from_secs(3),
             check_target: Target::authority("1.1.1.1:53").ok()?,
+            second_check_target: Target::authority("1.1.1.1:443").ok()?,
             pooled: Duration::from_secs(4),
             half_idle: Duration::from_secs(3600),
         })

@@ -242,6 +242,7 @@ fn upgrade(
         country: &opened.grant.exit.country,
         cold_start: opened.grant.cold_start,
         waited: opened.grant.waited,
+        idle: opened.grant.idle,
         expires: opened.grant.expires,
     };
     let response = established.response().map(|bytes| Body::own(bytes, turn.last()));

@@ -143,6 +143,8 @@ pub(super) struct Established<'a> {
     pub(super) cold_start: bool,
     /// How long the request was held.
     pub(super) waited: Duration,
+    /// After how long without use the session ends: that of the request that made it.
+    pub(super) idle: Duration,
     /// When the session gets a new exit.
     pub(super) expires: Option<SystemTime>,
 }
@@ -155,6 +157,7 @@ impl Established<'_> {
             ("X-Gateway-Exit-Country", Cow::Owned(field_text(self.country))),
             ("X-Gateway-Cold-Start", Cow::Borrowed(if self.cold_start { "true" } else { "false" })),
             ("X-Gateway-Wait-Ms", Cow::Owned(self.waited.as_millis().to_string())),
+            ("X-Gateway-Session-Idle", Cow::Owned(format!("{}s", self.idle.as_secs()))),
         ];
         if let Some(expires) = self.expires {
             fields.push((
@@ -179,9 +182,10 @@ impl Established<'_> {
         push_text(self.country, &mut out);
         let _ = write!(
             out,
-            "\r\nX-Gateway-Cold-Start: {}\r\nX-Gateway-Wait-Ms: {}\r\n",
+            "\r\nX-Gateway-Cold-Start: {}\r\nX-Gateway-Wait-Ms: {}\r\nX-Gateway-Session-Idle: {}s\r\n",
             self.cold_start,
-            self.waited.as_millis()
+            self.waited.as_millis(),
+            self.idle.as_secs()
         );
         if let Some(expires) = self.expires {
             let _ =
@@ -303,6 +307,7 @@ mod tests {
             country: "Åland\r\nX: y",
             cold_start: true,
             waited: Duration::from_millis(1234),
+            idle: Duration::from_secs(300),
             expires: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
         };
         let text = String::from_utf8(established.bytes()).unwrap();

@@ -53,6 +53,7 @@ impl Tunnel {
                 country: &grant.exit.country,
                 cold_start: grant.cold_start,
                 waited: grant.waited,
+                idle: grant.idle,
                 expires: grant.expires,
             };
             established.bytes()

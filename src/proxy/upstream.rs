@@ -5,7 +5,7 @@
 //! announced that is never sent, and nothing follows before the 200.
 
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ use super::thread::Thread;
 use super::trail::{Step, Trail};
 use crate::session::Exit;
 
+/// How long an answer is waited for before the exit's death, found out by others, is looked out for.
+const PROMPT: Duration = Duration::from_millis(500);
 /// Longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 /// Most of a refusal's body that is read.
@@ -138,9 +140,9 @@ async fn converse(
     let deadline = Instant::now() + shared.timings.connect;
     let answer = {
         let mut answer = pin!(exchange(&stream, exit, target, || trail.step(Step::ConnectSent)));
-        match timeout(shared.timings.silent, &mut answer).await {
-            Ok(answer) => Ok(answer),
-            Err(_) => tokio::select! {
+        match await_answer(exit, answer.as_mut(), shared.timings.silent).await? {
+            Some(answer) => answer,
+            None => tokio::select! {
                 biased;
                 answer = &mut answer => Ok(answer),
                 dead = dead(thread, exit, deadline) => Err(dead),
@@ -176,6 +178,25 @@ async fn converse(
                 refusal.may_be_dead() && shared.checks.verdict(exit, &shared.timings).await == Verdict::Dead;
             Err(if dead { Failure::Dead } else { Failure::Answer(refusal.error(target)) })
         }
+    }
+}
+
+/// Waits for an answer as long as silence means nothing; `None` when it means something. Nearly all come
+/// within the first moment, and only the others pay for looking out for the exit's death.
+async fn await_answer(
+    exit: &Exit,
+    mut answer: Pin<&mut impl Future<Output = io::Result<Answer>>>,
+    silent: Duration,
+) -> Result<Option<io::Result<Answer>>, Failure> {
+    let deadline = Instant::now() + silent;
+    if let Ok(answer) = timeout(PROMPT.min(silent), &mut answer).await {
+        return Ok(Some(answer));
+    }
+    tokio::select! {
+        biased;
+        answer = &mut answer => Ok(Some(answer)),
+        () = exit.dead.cancelled() => Err(Failure::Dead),
+        () = tokio::time::sleep_until(deadline) => Ok(None),
     }
 }
 

@@ -11,6 +11,8 @@ mod key;
 mod near;
 mod places;
 mod resolve;
+#[cfg(test)]
+mod usernames;
 
 pub use crate::servers::{CityId, CountryId, Hostname, Place};
 pub use error::{GrammarError, SelectError};

@@ -74,6 +74,57 @@ pub struct Reason {
     /// Servers that failed in this row.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<String>,
+    /// That starts rest after this failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+}
+
+/// A rest between starts that fail. With the reason of the failed start it is the cluster's record of it:
+/// any replica answers from it, and the next leader keeps to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    /// Since when starts have failed.
+    #[serde(with = "rfc3339")]
+    pub since: SystemTime,
+    /// Until when none is tried.
+    #[serde(with = "rfc3339")]
+    pub until: SystemTime,
+    /// How many rows of starts have failed since then.
+    pub failures: u32,
+    /// Whether it is the whole pool that rests (the key, the image, the nodes), not one location.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pool: bool,
+}
+
+impl Backoff {
+    /// How long it still lasts, by this machine's clock.
+    pub fn left(&self) -> Duration {
+        self.until.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+
+    /// What a client is told: since when starts have failed, and the last one's class and reason.
+    pub fn message(&self, class: &str, reason: &str) -> String {
+        let what = if self.pool { "starts in every location" } else { "starts in this location" };
+        let since = humantime::format_rfc3339_seconds(self.since);
+        let rows = if self.failures == 1 { "once".to_owned() } else { format!("{} times", self.failures) };
+        format!("{what} have failed since {since} ({rows} in a row), the last with {class}: {reason}")
+    }
+}
+
+/// Times in annotations: RFC 3339 in whole seconds.
+mod rfc3339 {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_seconds(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::parse_time(&text).ok_or_else(|| D::Error::custom("not a time"))
+    }
 }
 
 /// What follows from a [`Reason`].
@@ -90,12 +141,16 @@ pub enum ReasonKind {
     Lost,
 }
 
+/// The word of a replica that an exit is older than its session's `ttl`: the client's own wish, so that a
+/// strict session follows it too.
+pub const EXPIRED: &str = "expired";
+
 /// A replica's word that the exit of `transition` must be replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replace {
     /// The transition whose exit it is; for any other the word is void.
     pub transition: i32,
-    /// `dead`, `expired`, `unreachable` or `protocol`.
+    /// [`EXPIRED`], or what a replica has found the exit to be: `dead`, `unreachable` or `protocol`.
     pub why: String,
 }
 

@@ -27,7 +27,7 @@ const RENEW_WAITING: Duration = Duration::from_secs(5);
 /// How often a claim that no watch has shown yet is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// First and longest pause after a failed request.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How often a starting pod's health server is asked. A question costs a loopback or one-hop
 /// connection; the answer decides how long a held request waits after the VPN is up.
 pub(super) const PROBE_PERIOD: Duration = Duration::from_millis(10);
@@ -106,7 +106,7 @@ impl Ensure {
                     Err(error) => Err(error),
                 },
                 State::Waiting { claim, .. } | State::Ready { claim, .. } if is_expired(claim) => {
-                    self.replace(claim, "expired").await
+                    self.replace(claim, claim::EXPIRED).await
                 }
                 State::Ready { claim, .. } if !self.entry.is_fresh() => self.freshen(claim).await,
                 State::Waiting { claim, .. } if renewed.is_none_or(|at| at.elapsed() >= RENEW_WAITING) => {
@@ -223,7 +223,8 @@ impl Ensure {
 
     async fn renew(&self, claim: &Claim) -> Result<(), ApiError> {
         let now = SystemTime::now();
-        let patch = claim::renewal(&claim.uid, now, &[], now);
+        let older = self.shared.index().draining(claim);
+        let patch = claim::renewal(&claim.uid, now, &older, now);
         renew(&self.shared, &self.leases, &self.entry, claim, &patch).await
     }
 

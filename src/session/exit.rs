@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use crate::secret::Secret;
+use crate::selector::SessionKey;
 
 /// Bytes of one claim through this replica, whichever of its exits they went through: what was relayed so
 /// far, tunnels that are open included.
@@ -41,6 +42,8 @@ pub struct Exit {
     pub pod: Arc<str>,
     /// Uid of the pod: a pod of the same name made later is another exit.
     pub uid: Arc<str>,
+    /// The session that it serves.
+    pub(super) key: SessionKey,
     /// Uid of the claim that it serves.
     pub(super) claim_uid: Arc<str>,
     /// Which exit of the claim it is.
@@ -49,6 +52,8 @@ pub struct Exit {
     pub proxy_addr: SocketAddr,
     /// Where its health server listens.
     pub health_addr: SocketAddr,
+    /// User of its own credentials, by which they are found.
+    pub(super) user: Arc<str>,
     /// The whole value of `Proxy-Authorization` for its proxy (`Basic …`).
     pub authorization: Secret,
     /// Hostname of the VPN server.
@@ -60,6 +65,9 @@ pub struct Exit {
     /// Cancelled when the pod is gone or was destroyed: its tunnels end with it, since a vanished pod
     /// sends no reset.
     pub gone: CancellationToken,
+    /// Cancelled when it was found, here or by another replica, to pass nothing on: requests that wait for
+    /// its answer go elsewhere, its tunnels stay.
+    pub dead: CancellationToken,
     /// Requests and tunnels of this replica that use it now.
     pub(super) active: AtomicUsize,
     /// Where the bytes through it are counted.
@@ -77,10 +85,13 @@ impl Exit {
 
     /// An exit of no pod, for tests of the data path.
     #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
     pub(crate) fn at(proxy_addr: SocketAddr) -> Arc<Self> {
         Arc::new(Self {
             pod: Arc::from("gluetun-test"),
             uid: Arc::from(format!("uid-{proxy_addr}")),
+            key: SessionKey::parse_canonical("demo-country-se").unwrap(),
+            user: Arc::from("pod"),
             claim_uid: Arc::from("claim-uid"),
             transition: 0,
             proxy_addr,
@@ -90,6 +101,7 @@ impl Exit {
             country: Arc::from("Sweden"),
             city: Arc::from("Stockholm"),
             gone: CancellationToken::new(),
+            dead: CancellationToken::new(),
             active: AtomicUsize::new(0),
             traffic: Arc::default(),
             reached_check: AtomicBool::new(false),

@@ -151,8 +151,10 @@ pub mod code {
     pub const LOCATION_FORBIDDEN: &str = "location_forbidden";
     /// The leader knows no such account: it was removed, or is newer than the leader's files.
     pub const ACCOUNT_UNKNOWN: &str = "account_unknown";
+    /// Starts of the location, or of the whole pool, have failed, and none is tried for a while.
+    pub const START_BACKOFF: &str = "start_backoff";
     /// All of them.
-    pub const ALL: [&str; 10] = [
+    pub const ALL: [&str; 11] = [
         CAPACITY_FULL,
         QUOTA_FULL,
         SERVER_IN_USE,
@@ -163,6 +165,7 @@ pub mod code {
         ACCOUNT_QUOTA,
         LOCATION_FORBIDDEN,
         ACCOUNT_UNKNOWN,
+        START_BACKOFF,
     ];
 }
 
@@ -200,6 +203,16 @@ pub enum AcquireError {
         class: FailureClass,
         /// One sentence, without pod names and addresses.
         message: String,
+        /// After how long another start is tried, where starts rest after this one.
+        retry_after: Option<Duration>,
+    },
+    /// Starts there have failed again and again, and none is tried for a while.
+    #[error("{message}")]
+    StartBackoff {
+        /// Since when, how often, and the last reason.
+        message: String,
+        /// After how long the next is tried.
+        retry_after: Duration,
     },
     /// The exit of a strict session is lost.
     #[error("the exit of this session is lost")]

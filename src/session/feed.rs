@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::{self, CLAIM_SELECTOR, Claim};
-use super::ensure::{Ensure, note, renew};
+use super::ensure::{Ensure, RETRY, note, renew};
 use super::pod::{POD_SELECTOR, PodView};
 use super::renewal::Renewals;
 use super::sessions::{Command, Sessions, Shared};
@@ -93,11 +93,21 @@ impl Driver {
             Command::Replace { entry, claim_uid, replace } => {
                 let (shared, leases) = (Arc::clone(&self.shared), leases.clone());
                 tasks.spawn(async move {
-                    let state = entry.state();
-                    let Some(claim) = state.claim().filter(|claim| claim.uid == *claim_uid) else { return };
-                    let patch = claim::replacement(&claim.uid, &replace);
-                    if let Err(error) = renew(&shared, &leases, &entry, claim, &patch).await {
+                    let mut pause = RETRY.0;
+                    // Until it is written, or nothing to write any more: nobody else will say it.
+                    loop {
+                        let state = entry.state();
+                        let claim = state.claim().filter(|claim| {
+                            claim.uid == *claim_uid
+                                && claim.transition <= replace.transition
+                                && claim.replace.as_ref().is_none_or(|word| word.transition < replace.transition)
+                        });
+                        let Some(claim) = claim else { return };
+                        let patch = claim::replacement(&claim.uid, &replace);
+                        let Err(error) = renew(&shared, &leases, &entry, claim, &patch).await else { return };
                         note(&entry, &error);
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(RETRY.1);
                     }
                 });
             }

@@ -13,12 +13,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio_util::sync::CancellationToken;
 
-use super::claim::{Claim, ReasonKind};
+use super::claim::{Claim, EXPIRED, ReasonKind};
 use super::exit::{Exit, Traffic};
 use super::pod::{Binding, HEALTH_PORT, PROXY_PORT, PodView, Stage};
+use super::sessions::Fault;
 use super::table::{PodLogin, State, Table};
 use crate::secret::Secret;
-use crate::selector::SessionKey;
+use crate::selector::{Mode, SessionKey};
 
 /// Claims and pods by name, and what this replica has found out about pods by itself.
 #[derive(Debug, Default)]
@@ -33,8 +34,8 @@ pub(super) struct Index {
     traffic: HashMap<String, Arc<Traffic>>,
     /// Uids of pods whose health server has said 200 to this replica.
     healthy: HashSet<String>,
-    /// Uids of pods that this replica does not use any more, whatever they say.
-    condemned: HashSet<String>,
+    /// Pods that this replica does not use any more, whatever they say, by uid; and why.
+    condemned: HashMap<String, Fault>,
     /// Names of the pods that serve claims, by the user of their own credentials.
     users: HashMap<String, String>,
     /// Uids of pods that this replica has destroyed: they are told of no more while they end.
@@ -192,11 +193,11 @@ impl Index {
     }
 
     /// The exit is not to be used by new requests any more.
-    pub(super) fn condemn(&mut self, table: &Table, exit: &Exit) {
+    pub(super) fn condemn(&mut self, table: &Table, exit: &Exit, fault: Fault) {
         let Some(pod) = self.pods.get(&*exit.pod).filter(|pod| *pod.uid == *exit.uid).cloned() else {
             return;
         };
-        self.condemned.insert(pod.uid.clone());
+        self.condemned.insert(pod.uid.clone(), fault);
         self.healthy.remove(&pod.uid);
         if let Some(binding) = &pod.binding {
             self.publish(table, &binding.claim);
@@ -309,7 +310,7 @@ impl Index {
         (pod.ready || self.healthy.contains(&pod.uid))
             && matches!(pod.stage, Stage::Pending | Stage::Running)
             && pod.ip.is_some()
-            && !self.condemned.contains(&pod.uid)
+            && !self.condemned.contains_key(&pod.uid)
     }
 
     /// Works out what is known of a session, and tells those who wait for it.
@@ -324,19 +325,34 @@ impl Index {
             .filter(|(transition, _)| *transition >= claim.transition)
             .max_by_key(|(transition, _)| *transition)
             .map(|(_, pod)| Arc::clone(pod));
-        let replaced = |pod: &PodView| {
-            claim.replace.as_ref().is_some_and(|replace| {
-                pod.binding.as_ref().is_some_and(|binding| binding.transition == replace.transition)
-            })
+        let transition = |pod: &PodView| pod.binding.as_ref().map(|binding| binding.transition);
+        let word = |pod: &PodView| {
+            claim.replace.as_ref().filter(|word| transition(pod) == Some(word.transition)).map(|w| &*w.why)
         };
+        if let Some(exit) = newest.as_ref().and_then(|pod| {
+            self.exits.get(&pod.uid).filter(|_| word(pod) == Some(Fault::Dead.as_str()))
+        }) {
+            // Another replica has found out: nobody here need ask again.
+            exit.dead.cancel();
+        }
+        // The address of a strict session must not change once a client has had it. So a client gets it only
+        // when the claim says so: what the claim does not say, nobody has had.
+        let strict = claim.key.mode == Mode::Strict;
+        let told = |pod: &PodView| !strict || claim.ready.is_some() && claim.ready == transition(pod);
+        let lost = strict
+            && newest.as_ref().is_some_and(|pod| {
+                self.condemned.contains_key(&pod.uid) || word(pod).is_some_and(|why| why != EXPIRED)
+            });
         let exit = newest
             .as_ref()
-            .filter(|pod| self.is_usable(pod) && !replaced(pod))
+            .filter(|pod| self.is_usable(pod) && word(pod).is_none() && told(pod))
             .cloned()
             .and_then(|pod| self.exit(table, &claim.key, &pod));
         let reason = claim.reason.clone().filter(|reason| reason.transition == claim.transition);
         let state = match (exit, reason) {
             (Some(exit), _) => State::Ready { claim, exit },
+            // The leader is about to say so too.
+            (None, None) if lost => State::Lost { claim },
             (None, Some(reason)) => match reason.kind {
                 ReasonKind::Rejected => State::Rejected { claim, reason },
                 ReasonKind::Lost => State::Lost { claim },
@@ -358,6 +374,8 @@ impl Index {
         let exit = Arc::new(Exit {
             pod: pod.name.as_str().into(),
             uid: pod.uid.as_str().into(),
+            key: key.clone(),
+            user: user.into(),
             claim_uid: binding.claim_uid.as_str().into(),
             transition: binding.transition,
             proxy_addr: SocketAddr::new(ip, PROXY_PORT),
@@ -367,6 +385,7 @@ impl Index {
             country: pod.country.as_str().into(),
             city: pod.city.as_str().into(),
             gone: CancellationToken::new(),
+            dead: CancellationToken::new(),
             active: AtomicUsize::new(0),
             traffic: Arc::clone(self.traffic.entry(binding.claim_uid.clone()).or_default()),
             reached_check: AtomicBool::new(false),
@@ -387,13 +406,12 @@ impl Index {
     /// The claim is gone, and its pods are about to go: their tunnels end now, not when the kernel of a
     /// vanished pod fails to answer.
     fn close_exits_of(&mut self, table: &Table, claim: &str, uid: &str) {
-        let uids: Vec<String> = self
-            .exits
-            .values()
-            .filter(|exit| *exit.claim_uid == *uid)
-            .map(|exit| exit.uid.to_string())
-            .collect();
-        tracing::debug!(claim, exits = uids.len(), "claim is gone");
+        let names = self.pods_of.get(claim).into_iter().flatten();
+        let pods = names.filter_map(|name| self.pods.get(name));
+        let bound =
+            pods.filter(|pod| pod.binding.as_ref().is_some_and(|binding| binding.claim_uid == uid));
+        let uids: Vec<String> = bound.map(|pod| pod.uid.clone()).collect();
+        tracing::debug!(claim, pods = uids.len(), "claim is gone");
         for uid in uids {
             self.close_exit(table, &uid);
         }

@@ -15,10 +15,14 @@ use tokio::time::Instant;
 use super::claim::{self, Claim};
 use super::ensure::{note, renew};
 use super::sessions::Shared;
-use super::table::Entry;
+use super::table::{Entry, State};
 
 /// How often the table is looked through. The shortest idle timeout is seconds, its quarter is this.
 const TICK: Duration = Duration::from_millis(250);
+/// How often tunnels on an older exit are told of while the session waits for its next one: it may be the
+/// older one that is in the way, and it goes once nobody has told of any for a while
+/// (`controller::plan::drain`).
+const PRESSED: Duration = Duration::from_secs(3);
 /// Renewals under way at once: what is due waits for its turn rather than flood the API server.
 const AT_ONCE: usize = 16;
 
@@ -98,7 +102,22 @@ impl Renewals {
         let rest = claim.duration / 4;
         let rested =
             written.is_none_or(|written| written.at.elapsed() >= rest) && claim::age(claim.renewed) >= rest;
-        (last > told && (all || rested)).then_some(last)
+        let news = last > told && (all || rested);
+        (news || self.older_due(entry, claim, written)).then_some(last)
+    }
+
+    /// Whether tunnels on older exits are to be told of. That somebody renews the claim for other reasons
+    /// says nothing about them.
+    fn older_due(&self, entry: &Entry, claim: &Claim, written: Option<&Written>) -> bool {
+        if claim.transition == 0 {
+            return false;
+        }
+        let waits = matches!(entry.state(), State::Waiting { .. });
+        let rest = if waits { PRESSED.min(claim.duration / 4) } else { claim.duration / 4 };
+        written.is_none_or(|written| written.at.elapsed() >= rest)
+            && self.shared.index().draining(claim).iter().any(|transition| {
+                claim.renewed_older.get(transition).is_none_or(|told| claim::age(*told) >= rest)
+            })
     }
 
     /// The moment of activity that a claim tells, by the table's clock.

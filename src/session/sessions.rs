@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::claim::{Reason, ReasonKind, Replace};
+use super::claim::{Claim, Reason, ReasonKind, Replace};
 use super::exit::Exit;
 use super::failure::{AcquireError, FailureClass, code};
 use super::index::Index;
@@ -29,6 +29,8 @@ pub struct Acquired {
     pub exit: Arc<Exit>,
     /// Name of the session's claim, for logs.
     pub session: Arc<str>,
+    /// After how long without use the session ends.
+    pub idle: Duration,
     /// When new requests of the session get another exit, where it has a `ttl`.
     pub expires: Option<SystemTime>,
     /// Whether the request had to wait for the exit.
@@ -119,7 +121,7 @@ impl Sessions {
     /// The exit of a session that has one: no wait, no request to the API server.
     pub fn hit(&self, key: &SessionKey) -> Option<Acquired> {
         let (claim, exit, activity) = self.0.table.get(key)?.usable()?;
-        Some(acquired(exit, claim.expires, activity, None))
+        Some(acquired(exit, &claim, activity, None))
     }
 
     /// The exit of a session: at once where it has one, else the session is claimed and the request held
@@ -160,22 +162,26 @@ impl Sessions {
         let mut state = entry.subscribe();
         self.ensure(entry);
         let mut follow = Follow::default();
+        let mut came_later = true;
         loop {
             let now = state.borrow_and_update().clone();
             let control = entry.control_error();
             follow.see(&now, control.as_ref(), tell);
             if let Some((claim, exit, activity)) = entry.usable() {
-                return Ok(acquired(exit, claim.expires, activity, Some(begun.elapsed())));
+                return Ok(acquired(exit, &claim, activity, Some(begun.elapsed())));
             }
-            if let Some(error) = outcome(&now, control) {
+            if let Some(error) = outcome(&now, control, came_later) {
                 return Err(error);
             }
+            came_later = false;
             if deadline <= begun {
                 return Err(unwilling(&now, self.0.usual_start()));
             }
             tokio::select! {
                 changed = state.changed() => if changed.is_err() { return Err(AcquireError::ShuttingDown) },
-                () = tokio::time::sleep_until(deadline) => return Err(timed_out(&now, entry.control_error())),
+                () = tokio::time::sleep_until(deadline) => {
+                    return Err(timed_out(&now, entry.control_error(), self.0.usual_start()));
+                }
                 () = self.0.closing.cancelled() => return Err(AcquireError::ShuttingDown),
             }
         }
@@ -184,8 +190,8 @@ impl Sessions {
     /// The pod that its own credentials mean, if it lives.
     pub fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Acquired> {
         let login = self.0.table.pod_login(user).filter(|login| login.password == *password)?;
-        let (expires, activity) = self.0.table.get(&login.key)?.use_exit(&login.exit)?;
-        Some(acquired(login.exit, expires, activity, None))
+        let (claim, activity) = self.0.table.get(&login.key)?.use_exit(&login.exit)?;
+        Some(acquired(login.exit, &claim, activity, None))
     }
 
     /// Whose pod it is that has credentials with this user name: an account or a share group.
@@ -195,12 +201,15 @@ impl Sessions {
 
     /// New requests of the exit's session go elsewhere from now on, and the leader is asked to replace it.
     pub fn report(&self, exit: &Arc<Exit>, fault: Fault) {
-        let login = self.0.table.all().into_iter().find(
-            |entry| matches!(entry.state(), State::Ready { exit: current, .. } if current.uid == exit.uid),
-        );
-        let Some(entry) = login else { return };
+        if fault == Fault::Dead {
+            exit.dead.cancel();
+        }
+        let Some(entry) = self.0.table.get(&exit.key) else { return };
+        if !matches!(entry.state(), State::Ready { exit: current, .. } if current.uid == exit.uid) {
+            return;
+        }
         tracing::warn!(session = %entry.name, pod = %exit.pod, fault = fault.as_str(), "exit given up");
-        self.0.index().condemn(&self.0.table, exit);
+        self.0.index().condemn(&self.0.table, exit, fault);
         let replace = Replace { transition: exit.transition, why: fault.as_str().to_owned() };
         let claim_uid = Arc::clone(&exit.claim_uid);
         // A closed channel means that the control plane has ended: nobody is left to replace anything.
@@ -269,14 +278,16 @@ impl Shared {
 
 pub(super) fn acquired(
     exit: Arc<Exit>,
-    expires: Option<SystemTime>,
+    claim: &Claim,
     activity: Activity,
     waited: Option<Duration>,
 ) -> Acquired {
     Acquired {
         exit,
         session: Arc::clone(activity.name()),
-        expires,
+        idle: claim.duration,
+        // The leader notes it a moment after the exit is up.
+        expires: claim.expires.or_else(|| SystemTime::now().checked_add(claim.ttl?)),
         cold_start: waited.is_some(),
         waited: waited.unwrap_or_default(),
         _activity: activity,
@@ -291,10 +302,11 @@ pub(super) fn queue_full(crowded: Crowded) -> AcquireError {
     AcquireError::QueueFull { message }
 }
 
-/// The error that a state means for everyone who waits, whatever time they have left.
-pub(super) fn outcome(state: &State, control: Option<ControlError>) -> Option<AcquireError> {
+/// The error that a state means for everyone who waits, whatever time they have left. `came_later` for a
+/// request that finds it so: what it is told is not how a start went that it waited for.
+pub(super) fn outcome(state: &State, control: Option<ControlError>, came_later: bool) -> Option<AcquireError> {
     match (state, control) {
-        (State::Rejected { reason, .. }, _) => Some(rejected(reason)),
+        (State::Rejected { reason, .. }, _) => Some(rejected(reason, came_later)),
         (State::Lost { .. }, _) => Some(AcquireError::ExitLost),
         (State::Absent | State::Waiting { .. }, Some(ControlError::Forbidden(right))) => {
             Some(AcquireError::ControlPlaneForbidden { message: right })
@@ -303,12 +315,18 @@ pub(super) fn outcome(state: &State, control: Option<ControlError>) -> Option<Ac
     }
 }
 
-fn rejected(reason: &Reason) -> AcquireError {
+fn rejected(reason: &Reason, came_later: bool) -> AcquireError {
     let message = reason.message.clone();
+    if let Some(backoff) = reason.backoff.filter(|_| came_later && reason.code != code::START_BACKOFF) {
+        let message = backoff.message(&reason.code, &reason.message);
+        return AcquireError::StartBackoff { message, retry_after: backoff.left() };
+    }
     match reason.code.as_str() {
-        code::CAPACITY_FULL | code::QUOTA_FULL | code::SERVER_IN_USE => {
-            AcquireError::CapacityFull { message }
-        }
+        code::START_BACKOFF => AcquireError::StartBackoff {
+            message,
+            retry_after: reason.backoff.map(|backoff| backoff.left()).unwrap_or_default(),
+        },
+        code::CAPACITY_FULL | code::QUOTA_FULL | code::SERVER_IN_USE => AcquireError::CapacityFull { message },
         code::QUEUE_FULL => AcquireError::QueueFull { message },
         code::FORBIDDEN => AcquireError::ControlPlaneForbidden { message },
         code::UNAVAILABLE => AcquireError::ControlPlaneUnavailable,
@@ -318,6 +336,7 @@ fn rejected(reason: &Reason) -> AcquireError {
         class => AcquireError::StartFailed {
             class: FailureClass::parse(class).unwrap_or(FailureClass::Exited),
             message,
+            retry_after: reason.backoff.map(|backoff| backoff.left()),
         },
     }
 }
@@ -326,17 +345,23 @@ fn rejected(reason: &Reason) -> AcquireError {
 fn unwilling(state: &State, retry_after: Duration) -> AcquireError {
     match waiting_reason(state) {
         Some(reason) if is_full(reason) => AcquireError::CapacityFull { message: reason.message.clone() },
+        Some(reason) if reason.code == code::START_BACKOFF => {
+            AcquireError::StartBackoff { message: reason.message.clone(), retry_after }
+        }
         Some(_) | None => AcquireError::Starting { retry_after },
     }
 }
 
 /// What a request is told whose time is over.
-pub(super) fn timed_out(state: &State, control: Option<ControlError>) -> AcquireError {
+pub(super) fn timed_out(state: &State, control: Option<ControlError>, retry_after: Duration) -> AcquireError {
     match (waiting_reason(state), control) {
         (Some(reason), _) if is_full(reason) => {
             AcquireError::CapacityFull { message: reason.message.clone() }
         }
         (_, Some(ControlError::Unavailable)) => AcquireError::ControlPlaneUnavailable,
+        (Some(reason), _) if reason.code == code::START_BACKOFF => {
+            AcquireError::StartBackoff { message: reason.message.clone(), retry_after }
+        }
         (reason, _) => AcquireError::StartTimeout { last: reason.map(|reason| reason.message.clone()) },
     }
 }

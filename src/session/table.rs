@@ -173,9 +173,9 @@ impl Entry {
 
     /// The given exit, as long as it is the session's current one or drains: for credentials that mean
     /// that very pod. The use is written as activity by the next renewal.
-    pub(super) fn use_exit(self: &Arc<Self>, exit: &Arc<Exit>) -> Option<(Option<SystemTime>, Activity)> {
-        let expires = self.state.borrow().claim().map(|claim| claim.expires)?;
-        (!exit.gone.is_cancelled()).then(|| (expires, Activity::new(Arc::clone(self), Arc::clone(exit))))
+    pub(super) fn use_exit(self: &Arc<Self>, exit: &Arc<Exit>) -> Option<(Arc<Claim>, Activity)> {
+        let claim = self.state.borrow().claim().map(Arc::clone)?;
+        (!exit.gone.is_cancelled()).then(|| (claim, Activity::new(Arc::clone(self), Arc::clone(exit))))
     }
 
     /// Notes that nobody will ever ask for this session again.
@@ -404,7 +404,7 @@ impl Table {
 
     /// Forgets the credentials of an exit that is gone.
     pub(super) fn log_out(&self, exit: &Exit) {
-        self.logins.retain(|_, login| login.exit.uid != exit.uid);
+        self.logins.remove_if(&*exit.user, |_, login| login.exit.uid == exit.uid);
     }
 
     /// The pod that these credentials mean.

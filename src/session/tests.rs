@@ -120,6 +120,7 @@ fn reason(kind: ReasonKind, code: &str, transition: i32) -> String {
         transition,
         attempts: 0,
         servers: Vec::new(),
+        backoff: None,
     };
     serde_json::to_string(&reason).unwrap()
 }
@@ -278,6 +279,7 @@ async fn what_the_leader_says_wakes_those_who_wait() {
             AcquireError::StartFailed {
                 class: super::FailureClass::ImagePull,
                 message: "because of image_pull".into(),
+                retry_after: None,
             },
         ),
         (ReasonKind::Lost, "exit_lost", AcquireError::ExitLost),
@@ -467,4 +469,115 @@ async fn a_refusal_is_told_to_those_who_wait_and_tried_anew_for_those_who_come_l
     let error = waits().await.unwrap().unwrap_err();
     assert_eq!(error, AcquireError::StartTimeout { last: None });
     assert_eq!(before.elapsed(), Duration::from_secs(90));
+}
+
+#[tokio::test]
+async fn a_strict_exit_is_shown_to_nobody_before_its_claim_tells_of_it() {
+    let strict = || SessionKey::parse_canonical("demo-country-se-mode-strict").unwrap();
+    let mut world = World::new();
+    let claim = |world: &mut World, ready: Option<&str>| {
+        world.claim_with(|lease| {
+            lease.metadata.name = Some(strict().claim_name());
+            annotate(lease, note::KEY, strict().canonical());
+            if let Some(ready) = ready {
+                annotate(lease, note::READY, ready.to_owned());
+            }
+        });
+    };
+    let pod = |world: &World, transition| {
+        let mut object = pod(transition, true);
+        let notes = object.metadata.annotations.as_mut().unwrap();
+        notes.insert("gluetun-gateway/claim".to_owned(), strict().claim_name());
+        world.shared.index().apply_pod(&world.shared.table, PodView::read(&object));
+    };
+    claim(&mut world, None);
+    pod(&world, 0);
+    assert!(world.sessions.hit(&strict()).is_none());
+    let password = Secret::from("open-sesame".to_owned());
+    assert!(world.sessions.by_pod_credentials("pod.0", &password).is_none(), "nor by its own credentials");
+    claim(&mut world, Some("0"));
+    let exit = world.sessions.hit(&strict()).unwrap().exit;
+    // A pod of the next transition that comes before its claim is not covered by what that said.
+    pod(&world, 1);
+    assert!(world.sessions.hit(&strict()).is_none());
+    world.shared.index().remove_pod(&world.shared.table, &pod_name(UID, 1), "pod-1");
+    assert!(world.sessions.hit(&strict()).is_some());
+    // What this replica has found out is told at once, though the leader has not answered yet.
+    world.sessions.report(&exit, Fault::Unreachable);
+    let entry = world.shared.table.entry(&strict());
+    assert!(matches!(entry.state(), State::Lost { .. }));
+}
+
+#[tokio::test]
+async fn another_replicas_word_that_an_exit_is_dead_reaches_those_who_wait_for_its_answer() {
+    let mut world = World::new();
+    world.claim();
+    world.pod(0, true);
+    let exit = world.sessions.hit(&key()).unwrap().exit;
+    let say = |world: &mut World, why: &str| {
+        let word = serde_json::to_string(&Replace { transition: 0, why: why.to_owned() }).unwrap();
+        world.claim_with(|lease| annotate(lease, note::REPLACE, word));
+    };
+    say(&mut world, "expired");
+    assert!(!exit.dead.is_cancelled());
+    say(&mut world, "dead");
+    assert!(exit.dead.is_cancelled());
+    assert!(!exit.gone.is_cancelled(), "its tunnels stay");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_is_told_to_those_who_come_during_it_and_the_failure_to_those_who_waited() {
+    let until = SystemTime::now() + Duration::from_secs(40);
+    let failed = |lease: &mut Lease| {
+        let backoff = super::claim::Backoff { since: SystemTime::now(), until, failures: 3, pool: false };
+        let mut reason: Reason =
+            serde_json::from_str(&reason(ReasonKind::Rejected, "tunnel_silent", 0)).unwrap();
+        reason.backoff = Some(backoff);
+        annotate(lease, note::REASON, serde_json::to_string(&reason).unwrap());
+    };
+    let mut world = World::new();
+    world.claim();
+    let sessions = world.sessions.clone();
+    let waiter = tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await });
+    while world.sessions.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.claim_with(failed);
+    let AcquireError::StartFailed { retry_after: Some(rest), .. } = waiter.await.unwrap().unwrap_err() else {
+        panic!()
+    };
+    assert!(rest > Duration::from_secs(35) && rest <= Duration::from_secs(40), "{rest:?}");
+    for deadline in [soon(), Instant::now()] {
+        let error = world.sessions.acquire(&key(), &Lifetimes::default(), deadline).await.unwrap_err();
+        let AcquireError::StartBackoff { message, retry_after } = error else { panic!("{error:?}") };
+        assert!(retry_after > Duration::from_secs(35), "{retry_after:?}");
+        assert!(message.contains("3 times") && message.contains("tunnel_silent"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_sessions_times_are_those_of_its_claim() {
+    let mut world = World::new();
+    world.claim_with(|lease| annotate(lease, note::TTL, "10m".to_owned()));
+    world.pod(0, true);
+    let acquired = world.sessions.hit(&key()).unwrap();
+    assert_eq!(acquired.idle, Duration::from_secs(300));
+    // Before the leader has noted it.
+    let left = acquired.expires.unwrap().duration_since(SystemTime::now()).unwrap();
+    assert!(left > Duration::from_secs(590) && left <= Duration::from_secs(600), "{left:?}");
+}
+
+#[tokio::test]
+async fn one_exit_that_goes_takes_only_its_own_login() {
+    let mut world = World::new();
+    world.claim();
+    let old = world.pod(0, true);
+    let password = Secret::from("open-sesame".to_owned());
+    assert!(world.sessions.by_pod_credentials("pod.0", &password).is_some());
+    world.claim_with(|lease| lease.spec.get_or_insert_default().lease_transitions = Some(1));
+    world.pod(1, true);
+    assert!(world.sessions.by_pod_credentials("pod.1", &password).is_some());
+    world.shared.index().remove_pod(&world.shared.table, &old.name, &old.uid);
+    assert!(world.sessions.by_pod_credentials("pod.0", &password).is_none());
+    assert!(world.sessions.by_pod_credentials("pod.1", &password).is_some());
 }

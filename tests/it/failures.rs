@@ -163,36 +163,3 @@ on_both! {
         world.emptied().await;
     }
 }
-
-on_both! {
-    async fn a_strict_session_that_lost_its_exit_says_so_until_it_ends(world) {
-        let gateway = world.gateway(&[]).await;
-        let user = "demo-country-se-mode-strict-idle-30s";
-        let first = gateway.exit(user).await;
-        eventually("the exit to be on record", || async {
-            world.claim_list().await.iter().all(|l| l.spec.as_ref().is_some_and(|s| s.holder_identity.is_some()))
-        })
-        .await;
-        world.delete_pod(&first.pod).await;
-        eventually("the loss to be told", || async {
-            gateway.connect(user, "whoami.test:80").await.is_err_and(|answer| answer.code() == "exit_lost")
-        })
-        .await;
-        let answer = gateway.connect(user, "whoami.test:80").await.unwrap_err();
-        assert_eq!((answer.status, answer.code()), (502, "exit_lost"), "{}", answer.text());
-        // Another session of the same place is not affected.
-        assert_ne!(gateway.exit("demo-country-se-session-other").await.pod, first.pod);
-    }
-}
-
-on_both! {
-    async fn a_dead_exit_that_calls_itself_healthy_is_found_out(world) {
-        let gateway = world.gateway(&[]).await;
-        let first = gateway.exit("demo-country-se").await;
-        world.gluetun.faults().set_for(&first.pod, Fault::dead());
-        // The request that finds out is itself served by the replacement.
-        let second = gateway.exit("demo-country-se").await;
-        assert_ne!(second.pod, first.pod);
-        assert_ne!(second.server, first.server);
-    }
-}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::{Event, World};
-use crate::controller::action::{Action, Answer, ClaimEnd, Outcome};
+use crate::controller::action::{Action, Answer, ClaimEnd, Outcome, PodEnd};
 use crate::controller::facts::{ClaimRecord, PodFacts};
 use crate::controller::patch::ClaimPatch;
 use crate::controller::snapshot::Change;
@@ -169,7 +169,10 @@ impl World {
             Action::FindPod { name } => {
                 Ok(Answer::Found(self.api.pods.get(name).map(|pod| pod.facts.view.uid.clone())))
             }
-            Action::DeletePod { name, uid, .. } => {
+            Action::DeletePod { name, uid, why } => {
+                if *why == PodEnd::Drained {
+                    self.check_drained(uid);
+                }
                 let found = self.api.pods.get(name).map(|pod| pod.facts.view.uid == *uid);
                 match found {
                     None => return Err(ApiError::NotFound),
@@ -230,8 +233,14 @@ impl World {
             ClaimPatch::Next { reason: Some(_) } => self.counts.count("start retried"),
             ClaimPatch::Next { reason: None } => self.counts.count("exit replaced"),
             ClaimPatch::Reason(reason) => match reason.kind {
+                ReasonKind::Waiting if reason.code == code::START_BACKOFF => {
+                    self.counts.count("claim waits for a trial");
+                }
                 ReasonKind::Waiting => self.counts.count("claim told to wait"),
                 ReasonKind::Retrying => {}
+                ReasonKind::Rejected if reason.code == code::START_BACKOFF => {
+                    self.counts.count("claim refused in a rest");
+                }
                 ReasonKind::Rejected => self.counts.count("claim rejected"),
                 ReasonKind::Lost => self.counts.count("exit lost for good"),
             },

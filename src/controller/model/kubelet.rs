@@ -93,10 +93,14 @@ impl World {
                 pod.facts.view.stage = Stage::Running;
                 pod.facts.view.ip = Some([10, 0, 0, 1].into());
             }),
-            Step::Up => self.change_pod_silently(uid, |healthy, _| *healthy = true),
+            Step::Up => {
+                self.change_pod_silently(uid, |healthy, _| *healthy = true);
+                self.note_up(uid);
+            }
             Step::Silent => self.change_pod_silently(uid, |_, silent| *silent = true),
             Step::Ready | Step::Heal => {
                 self.change_pod_silently(uid, |healthy, _| *healthy = true);
+                self.note_up(uid);
                 self.change_pod(uid, |pod| pod.facts.view.ready = true);
             }
             Step::Break => {

@@ -13,6 +13,7 @@ use super::world::{Event, World};
 use crate::controller::action::{Action, Now, Outcome, PodEnd, Story};
 use crate::controller::brain::{Brain, Settings};
 use crate::controller::classify::Patience;
+use crate::controller::patch::ClaimPatch;
 use crate::controller::probe::Health;
 use crate::controller::snapshot::Change;
 use crate::controller::testing;
@@ -29,7 +30,7 @@ const RETRY: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(3);
 
 /// Servers in each of the two countries: hardly more than pods, so that most are in use.
-const SERVERS: usize = 2;
+pub(super) const SERVERS: usize = 2;
 
 /// The election's Lease.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +44,7 @@ pub(super) struct Leader {
     /// Counts its processes: after a death another begins.
     process: u64,
     /// Counts its terms; what was sent in an earlier one is void.
-    term: u64,
+    pub(super) term: u64,
     brain: Option<Brain>,
     /// Until when it leads.
     until: Duration,
@@ -51,13 +52,15 @@ pub(super) struct Leader {
     sighting: (u64, Duration),
     pub(super) paused_until: Duration,
     /// By how many seconds its clock is off.
-    skew: i64,
+    pub(super) skew: i64,
     /// What its watches have delivered.
     delivered: [usize; 2],
     /// Until when its watches deliver nothing.
     lag_until: [Duration; 2],
     probing: BTreeSet<String>,
     wake: Option<Duration>,
+    /// When its term began.
+    pub(super) since: Duration,
 }
 
 /// A call on its way.
@@ -90,6 +93,7 @@ impl World {
                 lag_until: [Duration::ZERO; 2],
                 probing: BTreeSet::new(),
                 wake: None,
+                since: Duration::ZERO,
             });
             let wait = self.millis(0, 1000);
             self.after(wait, Event::Elect { leader, process: 0 });
@@ -155,6 +159,7 @@ impl World {
         leader.wake = None;
         self.tell_accounts(id);
         let leader = &mut self.leaders[id];
+        leader.since = self.now;
         let term = leader.term;
         self.say(|| format!("leader {id} begins term {term}"));
         for feed in [Feed::Pods, Feed::Claims] {
@@ -320,7 +325,8 @@ impl World {
         for story in stories {
             self.tell(id, &story);
         }
-        for (uid, _) in asked {
+        for asked in asked {
+            let uid = asked.uid;
             if self.leaders[id].probing.insert(uid.clone()) {
                 let wait = self.millis(100, 300);
                 self.after(wait, Event::Probe { leader: id, term, uid });
@@ -359,6 +365,9 @@ impl World {
     }
 
     fn send(&mut self, leader: usize, term: u64, action: Action) {
+        if let Action::CreatePod(new) = &action {
+            self.check_start(leader, &new.claim);
+        }
         self.say(|| {
             let text = format!("{action:?}");
             format!("leader {leader} sends {}", text.chars().take(160).collect::<String>())
@@ -394,7 +403,11 @@ impl World {
         let mut outcome = if call.fails || away {
             Err(ApiError::Unavailable("connection refused".into()))
         } else {
-            self.serve(&action)
+            let outcome = self.serve(&action);
+            if let (Action::PatchClaim { claim, patch: ClaimPatch::Reason(reason) }, Ok(_)) = (&action, &outcome) {
+                self.note_rest(leader, claim, reason);
+            }
+            outcome
         };
         let lost = !self.is_calm() && outcome.is_ok() && self.chance(0.03);
         let wait = if lost { CALL } else { self.millis(1, 10) };

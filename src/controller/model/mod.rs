@@ -13,9 +13,9 @@
 //!
 //! What must hold at every moment: the gateway's own live pods are never more than the limit, no two of
 //! them share a server, no account has more sessions with a live pod than its quota, nobody is refused by a
-//! quota that is not his own and full, and no session that is in use is reaped while its account is there.
-//! What must hold in the end: each waiter has had an exit or a reason, and when everyone has gone,
-//! everything is gone.
+//! quota that is not his own and full, no session that is in use is reaped while its account is there, no strict
+//! one gets another address, and nothing is started where starts rest, whoever leads. What must hold in the
+//! end: each waiter has had an exit or a reason, and when everyone has gone, everything is gone.
 //!
 //! `MODEL_SEEDS=n` sets how many seeds are tried, `MODEL_SEED=n` runs one and prints what happened.
 
@@ -24,6 +24,7 @@ mod api;
 mod kubelet;
 mod leaders;
 mod replicas;
+mod rests;
 mod world;
 
 use world::World;

@@ -8,13 +8,14 @@ use rand::RngExt;
 
 use super::world::{Event, World};
 use crate::controller::testing;
-use crate::selector::SessionKey;
+use crate::selector::{Mode, SessionKey};
 use crate::session::claim::{Claim, ReasonKind, Replace};
 
 /// As for real waiters.
 const HOLD: Duration = Duration::from_secs(90);
 const RENEW: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
+const PRESSED: Duration = Duration::from_secs(3);
 
 /// A session and what the two replicas do with it.
 pub(super) struct Session {
@@ -229,7 +230,9 @@ impl World {
         }
         let used = &self.sessions[session].uses[replica];
         let due = used.claim.is_none() || self.now - used.renewed >= RENEW;
-        let up = self.healthy_pod(&claim);
+        // The address of a strict session is shown only once the claim tells that there is one.
+        let told = claim.key.mode != Mode::Strict || claim.ready == Some(claim.transition);
+        let up = self.healthy_pod(&claim).filter(|_| told);
         if (due || up.is_some()) && !self.renew(replica, session, None) {
             return Some(RETRY);
         }
@@ -252,6 +255,16 @@ impl World {
             self.sessions[session].used = Some((claim.uid.clone(), claim.transition));
         }
         Some(self.millis(200, 3000))
+    }
+
+    /// A tunnel that a replica has told of in time must not be cut by the pod's end as one that nobody uses.
+    pub(super) fn check_drained(&mut self, uid: &str) {
+        let uses = self.sessions.iter().flat_map(|session| &session.uses);
+        let mut tunnels = uses.filter(|used| matches!(&used.state, State::Tunnel { pod, .. } if pod == uid));
+        // Before, a watch may be so far behind that its leader cannot know.
+        if tunnels.next().is_some() && self.has_been_calm(self.now) {
+            self.fail(format!("{uid} is in use and was deleted as one that nobody uses"));
+        }
     }
 
     /// Uid of the claim's current pod, if it is healthy.
@@ -307,14 +320,16 @@ impl World {
             return Some(Duration::ZERO);
         }
         let older = (claim.transition != transition).then_some(transition);
-        let period = self.sessions[session].duration / 4;
+        let waits = claim.ready != Some(claim.transition);
+        let period = if older.is_some() && waits { PRESSED } else { self.sessions[session].duration / 4 };
         if self.now - self.sessions[session].uses[replica].renewed >= period
             && !self.renew(replica, session, older)
         {
             return Some(RETRY);
         }
         let renewal = self.sessions[session].uses[replica].renewed + period;
-        let next = until.min(renewal).saturating_sub(self.now).min(Duration::from_secs(10));
+        // A real one looks four times a second.
+        let next = until.min(renewal).saturating_sub(self.now).min(Duration::from_secs(2));
         Some(next.max(Duration::from_millis(10)))
     }
 

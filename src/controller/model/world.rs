@@ -12,6 +12,7 @@ use super::api::{Api, Feed};
 use super::kubelet::Step;
 use super::leaders::{Call, Election, Leader};
 use super::replicas::Session;
+use super::rests::Rests;
 use crate::controller::testing;
 
 /// When the faults end; then pods and clients go on in a calm world.
@@ -66,7 +67,7 @@ pub(super) struct Counts {
 }
 
 /// Everything that a usual run must have seen.
-const WANTED: [&str; 28] = [
+const WANTED: [&str; 32] = [
     "session over its quota",
     "session of a removed account ended",
     "removed account refused",
@@ -75,6 +76,10 @@ const WANTED: [&str; 28] = [
     "start failed",
     "start retried",
     "claim rejected",
+    "starts rest",
+    "claim refused in a rest",
+    "claim waits for a trial",
+    "rest kept by another leader",
     "claim told to wait",
     "exit lost for good",
     "exit replaced",
@@ -127,6 +132,8 @@ pub(super) struct World {
     pub(super) calls: BTreeMap<u64, Call>,
     pub(super) sessions: Vec<Session>,
     pub(super) accounts: Accounts,
+    /// Rests between starts, as claims tell of them.
+    pub(super) rests: Rests,
     /// Pods at most.
     pub(super) limit: usize,
     /// Until when the API server answers nobody.
@@ -157,6 +164,7 @@ impl World {
             leaders: Vec::new(),
             calls: BTreeMap::new(),
             sessions: Vec::new(),
+            rests: Rests::default(),
             away_until: Duration::ZERO,
             counts: Counts::default(),
             trace: None,

@@ -1,6 +1,8 @@
 //! The rules for a claim's older exits: they serve the tunnels that are open on them, and no new ones.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Exits, Plan};
 use crate::controller::action::{LostWhy, PodEnd};
@@ -9,10 +11,20 @@ use crate::controller::facts::PodFacts;
 use crate::session::claim::Claim;
 use crate::session::pod::Stage;
 
+/// How long nobody must have told of tunnels on an older exit that the session's own next one waits for.
+/// Replicas tell of them each 3 s meanwhile (`session::renewal`), so this outlasts two tellings that fail.
+const QUIET: Duration = Duration::from_secs(10);
+
 impl Brain {
-    /// Deletes the older exits of a claim whose time is over. `pressed` when a session waits for what such
-    /// an exit holds: room below the limit, or its server.
-    pub(super) fn plan_older(&mut self, claim: &Arc<Claim>, exits: &Exits, pressed: bool, plan: &mut Plan) {
+    /// Deletes the older exits of a claim whose time is over. `waiting` are the claims (by uid) that wait for
+    /// what such an exit may hold: room below the limit, or its server.
+    pub(super) fn plan_older(
+        &mut self,
+        claim: &Arc<Claim>,
+        exits: &Exits,
+        waiting: &BTreeSet<String>,
+        plan: &mut Plan,
+    ) {
         let older: Vec<_> = exits.older(claim).map(|(t, pod)| (t, Arc::clone(pod))).collect();
         let mut draining = false;
         for (transition, pod) in older {
@@ -21,12 +33,14 @@ impl Brain {
             }
             // Each failed start of the present row has had a transition of its own.
             let failed = i64::from(claim.transition) - i64::from(transition) <= i64::from(attempts(claim).0);
-            let why = if failed || pod.view.stage == Stage::Ended {
+            let why = if failed {
                 Some(PodEnd::Failed)
+            } else if pod.view.stage == Stage::Ended {
+                Some(PodEnd::Ended)
             } else if std::mem::replace(&mut draining, true) {
                 Some(PodEnd::Superseded)
             } else {
-                self.end_of_draining(claim, transition, &pod, pressed, plan)
+                self.end_of_draining(claim, transition, &pod, waiting, plan)
             };
             if let Some(why) = why {
                 self.delete_pod(&pod, why, plan);
@@ -39,19 +53,28 @@ impl Brain {
         claim: &Claim,
         transition: i32,
         pod: &PodFacts,
-        pressed: bool,
+        waiting: &BTreeSet<String>,
         plan: &mut Plan,
     ) -> Option<PodEnd> {
         let seen = self.seen.pods.get(&pod.view.uid)?;
         let since = seen.older.unwrap_or(plan.now.mono);
         let word = claim.replace.as_ref().filter(|word| word.transition == transition);
-        let word = word.map(|word| LostWhy::parse(&word.why));
-        let dead = !pod.view.ready || word.is_some_and(|why| why != LostWhy::Expired);
-        if (dead || pressed) && plan.due(since + self.settings.drain) {
+        let expired = word.is_some_and(|word| LostWhy::parse(&word.why) == LostWhy::Expired);
+        let own = waiting.contains(&claim.uid);
+        // Its tunnels may go on for as long as they like, with three exceptions. Gluetun has said that its VPN
+        // is down: it dials anew, and no connection of before survives that.
+        if !pod.view.ready && plan.due(seen.unhealthy.map_or(since, |down| down.max(since)) + self.settings.drain) {
             return Some(PodEnd::DrainTimeout);
         }
+        // Another session waits for its room or its server. Or its own does, which must not wait for tunnels
+        // that may hang for ever; but at the end of a `ttl` it waits for the last of them.
+        let pressed = waiting.len() > usize::from(own) || (own && !expired);
+        if pressed && plan.due(since + self.settings.drain) {
+            return Some(PodEnd::DrainTimeout);
+        }
+        let patience = if own { QUIET.min(claim.duration / 2) } else { claim.duration / 2 };
         let renewed = self.seen.claims.get(&claim.uid).and_then(|seen| seen.older_renewed(transition));
-        let quiet = renewed.map_or(since, |renewed| renewed.max(since)) + claim.duration / 2;
+        let quiet = renewed.map_or(since, |renewed| renewed.max(since)) + patience;
         plan.due(quiet).then_some(PodEnd::Drained)
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Plan;
+use super::{BLAMED, Plan};
 use crate::controller::action::{Action, ClaimEnd, LostWhy, PodRef, Story};
+use crate::controller::backoff::shared_cause;
 use crate::controller::brain::{Brain, attempts, pod_ref};
 use crate::controller::classify::{Verdict, judge, sentence};
 use crate::controller::facts::PodFacts;
@@ -12,7 +13,7 @@ use crate::controller::patch::ClaimPatch;
 use crate::controller::writes::Held;
 use crate::selector::Mode;
 use crate::session::FailureClass;
-use crate::session::claim::{Claim, Reason, ReasonKind};
+use crate::session::claim::{Backoff, Claim, Reason, ReasonKind};
 use crate::session::failure::code;
 use crate::session::pod::pod_name;
 
@@ -23,18 +24,21 @@ impl Brain {
     /// A claim whose current pod is there.
     pub(super) fn plan_current(&mut self, claim: &Arc<Claim>, pod: &Arc<PodFacts>, plan: &mut Plan) {
         let seen = self.seen.pods.get(&pod.view.uid);
-        let was_up = claim.ready == Some(claim.transition) || seen.is_some_and(|seen| seen.told_up);
-        let maybe_used = was_up || seen.is_some_and(|seen| !seen.made);
+        let in_use = was_in_use(claim);
+        let was_up = in_use || seen.is_some_and(|seen| seen.told_up);
         if let Some(seen) = self.seen.claims.get_mut(&claim.uid) {
             let (transition, server) = (claim.transition, pod.view.server.clone());
-            seen.had_pod = Some(HadPod { transition, server, maybe_used });
+            seen.had_pod = Some(HadPod { transition, server });
             seen.refused = None;
         }
-        let in_use = was_in_use(claim, maybe_used);
         if let Some(word) = claim.replace.as_ref().filter(|word| word.transition == claim.transition) {
             let why = LostWhy::parse(&word.why);
             // A pinned exit is never replaced, so its age does not matter.
             if !(claim.pinned && why == LostWhy::Expired) {
+                if let Some(server) = pod.view.server.clone().filter(|_| why == LostWhy::Dead) {
+                    // What takes its place goes to another, even once this pod is gone.
+                    self.blamed.insert(server, plan.now.mono);
+                }
                 self.lose(claim, &pod_ref(pod), why, true, plan);
                 return;
             }
@@ -51,9 +55,8 @@ impl Brain {
             Verdict::Up => {
                 let after = plan.now.mono.saturating_sub(seen.first);
                 let first = !std::mem::replace(&mut seen.told_up, true);
-                if let Some(had) = self.seen.claims.get_mut(&claim.uid).and_then(|seen| seen.had_pod.as_mut())
-                {
-                    had.maybe_used = true;
+                if let Some(server) = pod.view.server.as_deref().filter(|_| first) {
+                    self.backoffs.came_up(server, &self.catalogue);
                 }
                 if first && claim.ready != Some(claim.transition) {
                     self.tell(Story::Ready { pod: pod_ref(pod), claim: Arc::clone(claim), after });
@@ -116,7 +119,7 @@ impl Brain {
         let Some(seen) = self.seen.claims.get(&claim.uid) else { return false };
         let pod = || PodRef { name: pod_name(&claim.uid, claim.transition), uid: String::new() };
         let had = seen.had_pod.clone().filter(|had| had.transition == claim.transition);
-        if was_in_use(claim, had.as_ref().is_some_and(|had| had.maybe_used)) {
+        if was_in_use(claim) {
             self.lose(claim, &pod(), LostWhy::Pod(FailureClass::Deleted), false, plan);
             return false;
         }
@@ -124,7 +127,13 @@ impl Brain {
             self.fail(claim, &pod(), had.server.as_deref(), FailureClass::Deleted, plan);
             return false;
         }
-        if let Some(refused) = seen.refused.clone() {
+        if let Some(mut refused) = seen.refused.clone() {
+            if let Some(class) = FailureClass::parse(&refused.code) {
+                if self.first_told(claim) {
+                    self.rest(claim, (class, sentence(class)), false, plan);
+                }
+                refused.backoff = self.resting(claim, plan);
+            }
             self.patch_claim(claim, ClaimPatch::Reason(refused), plan);
             return false;
         }
@@ -154,6 +163,7 @@ impl Brain {
                 transition: claim.transition,
                 attempts: 0,
                 servers: Vec::new(),
+                backoff: None,
             };
             self.patch_claim(claim, ClaimPatch::Reason(reason), plan);
         } else if asked || self.is_wanted(claim, plan) {
@@ -190,12 +200,22 @@ impl Brain {
                     && self.policy.allows(&claim.key.account, candidate)
             })
         };
-        // The same server again is worth a try only where it is not the one to blame.
-        let retry = attempts < MAX_ATTEMPTS
-            && class.another_server_may_help()
-            && (!class.blames_server() || others());
-        if self.first_told(claim) {
+        let others = !class.blames_server() || others();
+        let first = self.first_told(claim);
+        if let Some(server) = server.filter(|_| first) {
+            self.backoffs.start_failed(server, class, &self.catalogue, plan.now.mono);
+        }
+        let shared = shared_cause(class).filter(|_| !self.is_any_up() && self.backoffs.fails_alike(&self.catalogue));
+        // The same server again is worth a try only where it is not the one to blame, and none where it is
+        // what all of them share.
+        let retry =
+            attempts < MAX_ATTEMPTS && class.another_server_may_help() && others && shared.is_none();
+        let words = shared.unwrap_or(sentence(class));
+        if first {
             self.tell(Story::Failed { pod: pod.clone(), claim: Arc::clone(claim), class, attempts, retry });
+            if !retry {
+                self.rest(claim, (class, words), shared.is_some(), plan);
+            }
         }
         if !self.is_wanted(claim, plan) {
             self.delete_if_unwanted(claim, plan);
@@ -204,10 +224,11 @@ impl Brain {
         let reason = Reason {
             kind: if retry { ReasonKind::Retrying } else { ReasonKind::Rejected },
             code: class.as_str().to_owned(),
-            message: sentence(class).to_owned(),
+            message: words.to_owned(),
             transition: claim.transition,
             attempts,
             servers,
+            backoff: self.resting(claim, plan).filter(|_| !retry),
         };
         let patch =
             if retry { ClaimPatch::Next { reason: Some(reason) } } else { ClaimPatch::Reason(reason) };
@@ -224,6 +245,32 @@ impl Brain {
             return true;
         }
         false
+    }
+
+    /// The rest that starts of the claim's location are in.
+    fn resting(&self, claim: &Claim, plan: &Plan) -> Option<Backoff> {
+        self.backoffs.resting(&claim.key.place, plan.now.mono).map(|(_, (backoff, ..))| backoff)
+    }
+
+    /// A row of starts has failed for good: the location rests, or the whole pool.
+    fn rest(&mut self, claim: &Arc<Claim>, last: (FailureClass, &'static str), shared: bool, plan: &Plan) {
+        let (place, now) = (&claim.key.place, plan.now);
+        let lately = |server: &str| self.blamed.get(server).is_some_and(|at| *at + BLAMED > now.mono);
+        let exhausted = !last.0.blames_server()
+            || self.catalogue.candidates(place).all(|server| lately(server.hostname.as_str()));
+        // What no server helps with is the pool's at once.
+        let pool = shared || !last.0.another_server_may_help();
+        if let Some(backoff) = self.backoffs.row_failed(place, last, exhausted, pool, now) {
+            self.tell(Story::Resting { claim: Arc::clone(claim), class: last.0, backoff });
+        }
+    }
+
+    /// Whether any exit of ours is up: then the key and the subscription work.
+    fn is_any_up(&self) -> bool {
+        self.snapshot.pods.iter().any(|pod| {
+            pod.view.binding.is_some()
+                && self.seen.pods.get(&pod.view.uid).is_some_and(|seen| seen.is_healthy(pod))
+        })
     }
 
     /// Whether somebody is seen to want the claim's exit.
@@ -248,11 +295,9 @@ impl Brain {
     }
 }
 
-/// Whether the claim's current exit has been in use, for all that is known. It is pinned only once it is
-/// up, so that a pinned one always has been. `maybe` when this leader has
-/// seen its VPN up, or has not seen all of its pod's life. For a strict session that is enough, since
-/// replicas may have used it before the claim could say so, and its address must not change; for others
-/// it is a start that failed, and those are counted.
-fn was_in_use(claim: &Claim, maybe: bool) -> bool {
-    claim.ready == Some(claim.transition) || claim.pinned || (maybe && claim.key.mode == Mode::Strict)
+/// Whether the claim's current exit has been in use. A pinned one always has: it is pinned only once it is
+/// up. For a strict session it is sure, since replicas hand its exit out only once the claim says that it is
+/// ready; for others it may have been a moment earlier, and counts as a start that failed.
+fn was_in_use(claim: &Claim) -> bool {
+    claim.ready == Some(claim.transition) || claim.pinned
 }

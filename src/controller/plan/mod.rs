@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, ClaimEnd, Now, PodEnd};
+use super::backoff::LONGEST;
 use super::brain::Brain;
 use super::facts::PodFacts;
 use super::patch::ClaimPatch;
@@ -23,6 +24,7 @@ use super::policy::Standing;
 use super::writes::Held;
 use crate::identity::Account;
 use crate::session::claim::{Claim, ReasonKind};
+use crate::session::failure::code;
 use crate::session::pod::Stage;
 
 /// How long a rejected claim stays, so that whoever waits for it reads why, even if his watch has to
@@ -139,9 +141,9 @@ impl Brain {
         for (uid, exits) in &exits {
             self.sweep(uid, exits, &mut plan);
         }
-        let pressed = self.plan_queue(queue, &mut plan);
+        let waiting = self.plan_queue(queue, &mut plan);
         for (claim, exits) in &draining {
-            self.plan_older(claim, exits, pressed, &mut plan);
+            self.plan_older(claim, exits, &waiting, &mut plan);
         }
         plan
     }
@@ -151,9 +153,7 @@ impl Brain {
         match claim.reason.as_ref().map(|reason| reason.kind) {
             Some(ReasonKind::Rejected) => {
                 self.give_up_pods(exits, plan);
-                let seen = self.seen.claims.get(&claim.uid).and_then(|seen| seen.rejected);
-                let kept = if claim.no_wait { REJECTED_KEPT_NO_WAIT } else { REJECTED_KEPT };
-                if plan.due(seen.unwrap_or(plan.now.mono) + kept) {
+                if plan.due(self.rejected_until(claim, plan.now.mono)) {
                     self.delete_claim(claim, false, ClaimEnd::Rejected, plan);
                 }
                 return false;
@@ -180,6 +180,17 @@ impl Brain {
             None if self.is_being_created(claim) => false,
             None => self.plan_absent(claim, plan),
         }
+    }
+
+    /// How long a rejected claim stays: one whose start failed, and after which starts rest, as long as
+    /// they do. It is the record of that: replicas answer from it, and so does the next leader.
+    fn rejected_until(&self, claim: &Claim, now: Duration) -> Duration {
+        let seen = self.seen.claims.get(&claim.uid).and_then(|seen| seen.rejected).unwrap_or(now);
+        let records = !claim.pinned
+            && claim.reason.as_ref().is_some_and(|r| r.backoff.is_some() && r.code != code::START_BACKOFF);
+        let rest = if records { self.backoffs.resting(&claim.key.place, now) } else { None };
+        let until = rest.map_or(seen, |(until, _)| until.min(seen + LONGEST));
+        until.max(seen + if claim.no_wait { REJECTED_KEPT_NO_WAIT } else { REJECTED_KEPT })
     }
 
     /// Whether the creation of the claim's current pod is on its way, or not yet shown.
@@ -308,6 +319,7 @@ impl Brain {
         }
         self.forget_at = now + FORGET;
         self.blamed.retain(|_, since| *since + BLAMED > now);
+        self.backoffs.forget(now);
         let pods = self.snapshot.pods.iter().filter_map(|pod| pod.view.binding.as_ref());
         let mut uids: BTreeSet<&str> = pods.map(|binding| binding.claim_uid.as_str()).collect();
         uids.extend(self.snapshot.claims.iter().map(|record| record.uid.as_str()));

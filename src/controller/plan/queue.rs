@@ -7,6 +7,7 @@ use rand::RngExt;
 
 use super::{BLAMED, Plan};
 use crate::controller::action::{Action, NewPod};
+use crate::controller::backoff::{Gate, Told, Trial};
 use crate::controller::brain::{Brain, attempts};
 use crate::controller::classify::sentence;
 use crate::controller::patch::ClaimPatch;
@@ -15,7 +16,7 @@ use crate::controller::writes::Held;
 use crate::identity::Account;
 use crate::servers::Server;
 use crate::session::FailureClass;
-use crate::session::claim::{Claim, Reason, ReasonKind};
+use crate::session::claim::{Backoff, Claim, Reason, ReasonKind};
 use crate::session::failure::code;
 
 /// Claims that may wait for a pod at once, in all and for one account.
@@ -38,11 +39,12 @@ enum Choice {
 }
 
 impl Brain {
-    /// Gives pods to claims, oldest first, for as long as there is room. Tells whether somebody is left
-    /// waiting for what another pod holds: room below the limit, or its server.
-    pub(super) fn plan_queue(&mut self, mut queue: Vec<Arc<Claim>>, plan: &mut Plan) -> bool {
+    /// Gives pods to claims, oldest first, for as long as there is room. Tells (by uid) which are left waiting
+    /// for what another pod holds: room below the limit, or its server.
+    pub(super) fn plan_queue(&mut self, mut queue: Vec<Arc<Claim>>, plan: &mut Plan) -> BTreeSet<String> {
+        let mut pressed = BTreeSet::new();
         if queue.is_empty() {
-            return false;
+            return pressed;
         }
         queue.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
         let limit = self.settings.limit;
@@ -57,13 +59,22 @@ impl Brain {
         let mut sessions = self.sessions();
         let mut waiting = 0;
         let mut of_account: BTreeMap<Account, usize> = BTreeMap::new();
-        let mut pressed = false;
         for claim in queue {
+            let tried = match self.gate(&claim, plan) {
+                Gate::Open => None,
+                Gate::Resting(told) => {
+                    self.tell_rest(&claim, &told, plan);
+                    continue;
+                }
+                Gate::OnTrial((backoff, class, words)) => {
+                    Some((code::START_BACKOFF, backoff.message(class.as_str(), words)))
+                }
+            };
             // It has a place already, and its server: that of a creation which may yet take effect.
             let Some(name) = self.seen.claims.get(&claim.uid).map(|seen| seen.pod_name.clone()) else {
                 continue;
             };
-            if let Some(server) = self.writes.ghost(&name) {
+            if let Some(server) = self.writes.ghost(&name).filter(|_| tried.is_none()) {
                 self.create_or_wait(&claim, name, server, plan);
                 continue;
             }
@@ -83,10 +94,10 @@ impl Brain {
                     Some((code::ACCOUNT_UNKNOWN, text))
                 }
             };
-            let why = match unknown.or_else(|| self.refusal_to_all(plan)) {
-                Some(refusal) => Some(refusal),
+            let why = match unknown.or(tried).or_else(|| self.refusal_to_all(plan)) {
+                Some(why) => Some(why),
                 None if used >= limit => {
-                    pressed = true;
+                    pressed.insert(claim.uid.clone());
                     Some((code::CAPACITY_FULL, format!("INSTANCE_LIMIT reached: {used} of {limit} pods")))
                 }
                 None if self.catalogue.is_empty() => {
@@ -104,7 +115,7 @@ impl Brain {
                         continue;
                     }
                     Choice::InUse => {
-                        pressed = true;
+                        pressed.insert(claim.uid.clone());
                         let text = "every server of this place is in use by another exit".to_owned();
                         Some((code::SERVER_IN_USE, text))
                     }
@@ -208,6 +219,7 @@ impl Brain {
             }
             return false;
         }
+        self.backoffs.begins(&claim.key.place, &claim.name, &claim.uid);
         self.writes.creating(&name, Arc::clone(claim), Arc::clone(&server), plan.now.mono);
         plan.actions.push(Action::CreatePod(NewPod { name, claim: Arc::clone(claim), server }));
         true
@@ -254,6 +266,29 @@ impl Brain {
         candidates.get(at).map_or(Choice::None, |server| Choice::Server(Arc::clone(server)))
     }
 
+    /// Whether the claim may start, as far as starts there fail.
+    fn gate(&self, claim: &Claim, plan: &Plan) -> Gate {
+        let lives = |trial: &Trial| {
+            let record = self.snapshot.claims.get(&trial.name).filter(|record| record.uid == trial.uid);
+            let claim = record.and_then(|record| record.claim.as_ref().ok());
+            claim.is_some_and(|claim| {
+                !self.writes.is_gone(&claim.uid)
+                    && claim.ready != Some(claim.transition)
+                    && claim.reason.as_ref().is_none_or(|reason| {
+                        matches!(reason.kind, ReasonKind::Waiting | ReasonKind::Retrying)
+                    })
+            })
+        };
+        self.backoffs.gate(&claim.key.place, &claim.uid, plan.now.mono, lives)
+    }
+
+    /// Tells those who wait for the claim that starts there rest.
+    fn tell_rest(&mut self, claim: &Arc<Claim>, told: &Told, plan: &mut Plan) {
+        let (backoff, class, words) = told;
+        let message = backoff.message(class.as_str(), words);
+        self.tell_claim_with(claim, ReasonKind::Rejected, code::START_BACKOFF, &message, Some(*backoff), plan);
+    }
+
     /// Tells those who wait for the claim why, unless they know.
     fn tell_claim(
         &mut self,
@@ -261,6 +296,18 @@ impl Brain {
         kind: ReasonKind,
         code: &str,
         message: &str,
+        plan: &mut Plan,
+    ) {
+        self.tell_claim_with(claim, kind, code, message, None, plan);
+    }
+
+    fn tell_claim_with(
+        &mut self,
+        claim: &Arc<Claim>,
+        kind: ReasonKind,
+        code: &str,
+        message: &str,
+        backoff: Option<Backoff>,
         plan: &mut Plan,
     ) {
         if claim.reason.as_ref().is_some_and(|known| known.kind == kind && known.code == code) {
@@ -278,6 +325,7 @@ impl Brain {
             // The row of failed starts goes on after the wait.
             attempts,
             servers: servers.to_vec(),
+            backoff,
         };
         self.patch_claim(claim, ClaimPatch::Reason(reason), plan);
     }

@@ -121,9 +121,21 @@ async fn a_session_without_an_exit_says_why() {
         (AcquireError::CapacityFull { message: "5 of 5 pods".to_owned() }, 503, "capacity_full"),
         (AcquireError::QueueFull { message: "1024 wait".to_owned() }, 503, "queue_full"),
         (
-            AcquireError::StartFailed { class: FailureClass::ImagePull, message: "no image".to_owned() },
+            AcquireError::StartFailed {
+                class: FailureClass::ImagePull,
+                message: "no image".to_owned(),
+                retry_after: None,
+            },
             502,
             "start_failed",
+        ),
+        (
+            AcquireError::StartBackoff {
+                message: "no image".to_owned(),
+                retry_after: Duration::from_secs(9),
+            },
+            503,
+            "start_backoff",
         ),
         (AcquireError::ExitLost, 502, "exit_lost"),
         (AcquireError::ControlPlaneUnavailable, 503, "control_plane_unavailable"),
@@ -189,8 +201,14 @@ async fn a_dead_exit_is_found_out_and_replaced() {
         dead.route(target, Route::Silent);
     }
     gateway.table.set_replacement(&good.exit);
-    // All of them find it out by one check.
-    let asked = (0..10).map(|_| gateway.tunnel("a.test:1"));
+    // All of them find it out by one check, however late they come.
+    let asked = (0..10).map(|n| {
+        let gateway = &gateway;
+        async move {
+            tokio::time::sleep(Duration::from_millis(n * 60)).await;
+            gateway.tunnel("a.test:1").await
+        }
+    });
     for (_stream, answer) in futures::future::join_all(asked).await {
         assert_eq!(answer.status, 200);
     }
@@ -225,10 +243,11 @@ async fn a_silent_target_behind_a_live_exit_is_the_targets_fault() {
     });
     let (_stream, answer) = gateway.tunnel("a.test:1").await;
     assert_eq!((answer.status, answer.code()), (504, "upstream_timeout"));
-    // So is one whose check never worked: that proves nothing.
+    // So is one behind an exit whose provider keeps port 53 to itself.
     let pod = Pod::start().await;
     pod.route("a.test:1", Route::Silent);
     pod.route("1.1.1.1:53", Route::Silent);
+    pod.route("1.1.1.1:443", Route::Refused("dial tcp 1.1.1.1:443: connect: connection refused"));
     let gateway = Gateway::with(Some(&pod), |shared| {
         shared.timings.silent = Duration::from_millis(100);
         shared.timings.check = Duration::from_millis(100);
@@ -237,6 +256,42 @@ async fn a_silent_target_behind_a_live_exit_is_the_targets_fault() {
     let (_stream, answer) = gateway.tunnel("a.test:1").await;
     assert_eq!((answer.status, answer.code()), (504, "upstream_timeout"));
     assert!(gateway.table.reports().is_empty());
+    assert!(!pod.exit.dead.is_cancelled());
+}
+
+#[tokio::test]
+async fn an_exit_that_was_dead_before_it_was_ever_checked_is_found_out_too() {
+    let (dead, good) = (Pod::start().await, Pod::start().await);
+    for target in ["a.test:1", "1.1.1.1:53", "1.1.1.1:443"] {
+        dead.route(target, Route::Silent);
+    }
+    good.route("a.test:1", Route::To(echo().await));
+    let gateway = Gateway::with(Some(&dead), |shared| {
+        shared.timings.silent = Duration::from_millis(100);
+        shared.timings.check = Duration::from_millis(100);
+    });
+    gateway.table.set_replacement(&good.exit);
+    let (_stream, answer) = gateway.tunnel("a.test:1").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(gateway.table.reports(), [(dead.addr, Fault::Dead)]);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_an_exit_that_others_have_found_dead() {
+    let (dead, good) = (Pod::start().await, Pod::start().await);
+    good.route("a.test:1", Route::To(echo().await));
+    dead.route("a.test:1", Route::Silent);
+    dead.exit.reached_check.store(true, Ordering::Relaxed);
+    // Neither may ask for itself within the test.
+    let gateway = Gateway::with(Some(&dead), |shared| shared.timings.silent = Duration::from_secs(3600));
+    gateway.table.set_replacement(&good.exit);
+    let found = async {
+        eventually("two dials", || dead.heads().len() == 2).await;
+        dead.exit.dead.cancel();
+    };
+    let (one, two, ()) = tokio::join!(gateway.tunnel("a.test:1"), gateway.tunnel("a.test:1"), found);
+    assert_eq!((one.1.status, two.1.status), (200, 200));
+    assert_eq!(dead.checks(), 0);
 }
 
 #[tokio::test]

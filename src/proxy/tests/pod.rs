@@ -69,13 +69,13 @@ impl Pod {
     /// The heads that it got, without those of checks.
     pub(super) fn heads(&self) -> Vec<String> {
         let heads = self.state.heads.lock().unwrap();
-        heads.iter().filter(|head| !head.starts_with("CONNECT 1.1.1.1:53 ")).cloned().collect()
+        heads.iter().filter(|head| !head.starts_with("CONNECT 1.1.1.1:")).cloned().collect()
     }
 
     /// Checks that it got.
     pub(super) fn checks(&self) -> usize {
-        let all = self.state.heads.lock().unwrap().len();
-        all - self.heads().len()
+        let heads = self.state.heads.lock().unwrap();
+        heads.iter().filter(|head| head.starts_with("CONNECT 1.1.1.1:53 ")).count()
     }
 
     /// Bytes that came before the answer, which Gluetun loses.

@@ -94,6 +94,7 @@ fn grant(exit: &Arc<Exit>, waited: Option<Duration>) -> Grant {
     Grant {
         exit: Arc::clone(exit),
         session: Arc::from("gw-test"),
+        idle: Duration::from_secs(300),
         expires: None,
         cold_start: waited.is_some(),
         waited: waited.unwrap_or_default(),

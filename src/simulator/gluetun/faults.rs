@@ -30,6 +30,9 @@ pub struct Fault {
     /// milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
+    /// Its proxy refuses the credentials of its environment with 401, as after a change by hand.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub locked: bool,
     /// A container that starts logs this as its ` ERROR ` line and exits with code 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crash: Option<String>,

@@ -74,7 +74,9 @@ fn refuse(container: &Container, head: &Head, absolute: bool, client: SocketAddr
     let (Some(user), Some(password), None) = (parts.next(), parts.next(), parts.next()) else {
         return Some(Reply::status(400));
     };
-    if user == proxy.user.as_bytes() && password == proxy.password.as_bytes() {
+    let server = container.settings.server.as_ref().map_or("", |server| &server.hostname);
+    let locked = container.faults.get().of(&container.spec.pod_name, server).locked;
+    if !locked && user == proxy.user.as_bytes() && password == proxy.password.as_bytes() {
         return None;
     }
     // The real one logs both.

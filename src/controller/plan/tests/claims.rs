@@ -136,6 +136,7 @@ fn a_rejected_claim_is_kept_for_those_who_read_it_and_its_pod_is_not() {
             transition: 0,
             attempts: 1,
             servers: Vec::new(),
+            backoff: None,
         });
     });
     lab.see(&rejected);

@@ -201,26 +201,27 @@ fn a_lost_exit_is_replaced_given_up_or_deleted_by_the_sessions_kind() {
 }
 
 #[test]
-fn a_strict_sessions_exit_that_may_have_been_used_is_lost_even_if_the_claim_does_not_say_so() {
+fn a_strict_sessions_exit_is_lost_once_the_claim_says_that_it_was_there_and_never_before() {
+    // The claim does not say so yet: no replica has shown the address to anyone.
     let mut lab = Lab::new(5);
     let strict = claim("a-mode-strict");
     lab.see(&strict);
     let pod = next_pod(&mut lab, &strict, "se-1");
+    assert!(lab.brain.pods_to_ask()[0].often, "its clients wait for this leader's word");
     lab.brain.on_health(&pod.view.uid, Health::Up, lab.time());
     let ready = lab.one_at(0);
     lab.end(&ready, Err(ApiError::Unavailable("away".into())));
     lab.see_pod_gone(&pod);
+    let next = lab.one_at(2);
+    assert_next(&next, Some(1));
+    // It had taken effect after all, and somebody has used the exit: the precondition fails, and then it shows.
+    lab.end(&next, Err(ApiError::Conflict));
+    lab.see(&changed(&strict, |claim| claim.ready = Some(0)));
     assert_reason(&lab.one_at(2), ReasonKind::Lost, "exit_lost");
 
-    // A new leader does not know what was before.
+    // Nor does a new leader need to know what was before it.
     let mut lab = Lab::new(5);
     let (_, pod) = starting(&mut lab, "a-mode-strict");
-    assert_reason(&silent(&mut lab, &pod), ReasonKind::Lost, "exit_lost");
-
-    // One that this leader has seen from the beginning, and never up, is tried again.
-    let mut lab = Lab::new(5);
-    lab.see(&strict);
-    let pod = next_pod(&mut lab, &strict, "se-1");
     assert_next(&silent(&mut lab, &pod), Some(1));
 }
 
@@ -325,13 +326,31 @@ fn an_older_exit_drains_while_its_tunnels_are_renewed() {
     assert_pod_deleted(&lab.one_at(50), &old, PodEnd::Drained);
 }
 
-#[test]
-fn a_dead_older_exit_has_the_drain_time_and_so_has_one_that_is_in_the_way() {
-    let mut lab = Lab::new(5);
-    let (_, old) = draining(&mut lab, "dead");
-    assert!(lab.plan_at(24).is_empty());
-    assert_pod_deleted(&lab.one_at(25), &old, PodEnd::DrainTimeout);
+/// The claim after a replica has told at that second of tunnels on its first exit.
+fn told_of(claim: &Claim, at: u64) -> Claim {
+    changed(claim, |claim| {
+        claim.renewed = testing::wall() + s(at);
+        claim.renewed_older.insert(0, testing::wall() + s(at));
+    })
+}
 
+#[test]
+fn a_dead_older_exit_stays_for_its_tunnels_until_gluetun_itself_says_that_it_is_down() {
+    let mut lab = Lab::new(5);
+    let (claim, mut old) = draining(&mut lab, "dead");
+    lab.now = 29;
+    let claim = told_of(&claim, 29);
+    lab.see(&claim);
+    assert!(lab.plan_at(40).is_empty());
+    lab.see(&told_of(&claim, 40));
+    old.view.ready = false;
+    lab.see_pod(&old);
+    assert!(lab.plan_at(64).is_empty());
+    assert_pod_deleted(&lab.one_at(65), &old, PodEnd::DrainTimeout);
+}
+
+#[test]
+fn an_older_exit_that_is_in_the_way_of_another_session_has_the_drain_time() {
     let mut lab = Lab::new(2);
     let (_, old) = draining(&mut lab, "expired");
     lab.now = 12;
@@ -340,6 +359,70 @@ fn a_dead_older_exit_has_the_drain_time_and_so_has_one_that_is_in_the_way() {
     lab.patched(&wait);
     assert!(lab.plan_at(24).is_empty());
     assert_pod_deleted(&lab.one_at(25), &old, PodEnd::DrainTimeout);
+}
+
+/// A session whose exit is to be replaced, and has the only place.
+fn without_room(lab: &mut Lab, why: &str) -> (Claim, PodFacts) {
+    let (claim, old) = lab.ready("a");
+    let claim = changed(&claim, |claim| {
+        claim.replace = Some(Replace { transition: 0, why: why.into() });
+        claim.transition = 1;
+    });
+    lab.see(&claim);
+    let wait = lab.one_at(0);
+    assert_reason(&wait, ReasonKind::Waiting, "capacity_full");
+    (lab.patched(&wait), old)
+}
+
+#[test]
+fn an_expired_exit_that_is_in_the_way_of_its_own_session_goes_after_the_last_tunnel() {
+    let mut lab = Lab::new(1);
+    let (mut claim, old) = without_room(&mut lab, "expired");
+    for at in 1..60 {
+        lab.now = at;
+        claim = told_of(&claim, at);
+        lab.see(&claim);
+        assert!(lab.plan_at(at).is_empty(), "{at}");
+    }
+    for at in [64, 68] {
+        lab.now = at;
+        claim = renewed(&claim, at);
+        lab.see(&claim);
+        assert!(lab.plan_at(at).is_empty(), "{at}");
+    }
+    assert_pod_deleted(&lab.one_at(69), &old, PodEnd::Drained);
+}
+
+#[test]
+fn a_dead_exit_that_is_in_the_way_of_its_own_session_has_the_drain_time_at_most() {
+    let mut lab = Lab::new(1);
+    let (mut claim, old) = without_room(&mut lab, "dead");
+    for at in 1..25 {
+        lab.now = at;
+        claim = told_of(&claim, at);
+        lab.see(&claim);
+        assert!(lab.plan_at(at).is_empty(), "{at}");
+    }
+    assert_pod_deleted(&lab.one_at(25), &old, PodEnd::DrainTimeout);
+    // And what comes is on another server, though the old one's is free again.
+    lab.see_pod_gone(&old);
+    lab.see(&renewed(&claim, 26));
+    assert_ne!(created(&lab.one_at(26)).1, "se-1");
+}
+
+#[test]
+fn an_exit_that_was_up_and_has_ended_is_not_called_a_failed_start() {
+    let mut lab = Lab::new(5);
+    let (_, mut pod) = lab.ready("a");
+    pod.view.stage = Stage::Ended;
+    pod.view.ready = false;
+    pod.ended = Some(Ended { reason: "OOMKilled".into(), exit_code: 137 });
+    lab.see_pod(&pod);
+    let next = lab.one_at(0);
+    lab.patched(&next);
+    let actions = lab.plan();
+    let delete = actions.iter().find(|action| matches!(action, Action::DeletePod { .. })).unwrap();
+    assert_pod_deleted(delete, &pod, PodEnd::Ended);
 }
 
 #[test]
@@ -368,6 +451,7 @@ fn at_most_one_older_exit_drains_and_failed_starts_are_none() {
             transition: 1,
             attempts: 1,
             servers: vec!["se-2".into()],
+            backoff: None,
         });
     });
     lab.see(&failed);

@@ -1,6 +1,7 @@
 //! Each rule of the plan by itself. The model holds them together.
 
 mod accounts;
+mod backoff;
 mod claims;
 mod exits;
 mod pods;

@@ -118,6 +118,7 @@ fn servers_that_failed_in_this_row_or_lately_are_avoided_while_there_are_others(
         transition: 0,
         attempts: 1,
         servers: servers.iter().map(|server| (*server).to_owned()).collect(),
+        backoff: None,
     };
     let mut lab = Lab::new(5);
     for server in ["se-2", "se-3"] {
