@@ -248,7 +248,7 @@ impl Refusal {
             | StartError::Failed(AcquireError::CapacityFull { .. } | AcquireError::QueueFull { .. }) => {
                 Self::Full
             }
-            StartError::Failed(AcquireError::StartFailed { class, message }) => {
+            StartError::Failed(AcquireError::StartFailed { class, message, .. }) => {
                 failed(&format!("{message} ({})", class.as_str())).into()
             }
             StartError::InUse(_) => failed("every server that matches is in use by another pod").into(),
@@ -344,8 +344,11 @@ mod tests {
         let text = String::from;
         assert_eq!(told(StartError::Full(text("5 of 5"))).0, 429);
         assert_eq!(told(AcquireError::CapacityFull { message: text("quota") }.into()).0, 429);
-        let failed =
-            AcquireError::StartFailed { class: FailureClass::BadKey, message: text("the key is bad") };
+        let failed = AcquireError::StartFailed {
+            class: FailureClass::BadKey,
+            message: text("the key is bad"),
+            retry_after: None,
+        };
         assert_eq!(told(failed.into()), (500, text("Failed to start Gluetun pod: the key is bad (bad_key)")));
         let (status, text) = told(AcquireError::ControlPlaneUnavailable.into());
         assert_eq!(status, 500);

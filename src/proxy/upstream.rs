@@ -141,7 +141,7 @@ async fn converse(
     let answer = {
         let mut answer = pin!(exchange(&stream, exit, target, || trail.step(Step::ConnectSent)));
         match await_answer(exit, answer.as_mut(), shared.timings.silent).await? {
-            Some(answer) => answer,
+            Some(answer) => Ok(answer),
             None => tokio::select! {
                 biased;
                 answer = &mut answer => Ok(answer),

@@ -210,7 +210,7 @@ impl Index {
         // Also one that the watch has yet to show.
         self.destroyed.insert(uid.to_owned());
         let Some(pod) = self.pods.get(name).filter(|pod| pod.uid == uid).cloned() else { return };
-        self.condemned.insert(pod.uid.clone());
+        self.condemned.insert(pod.uid.clone(), Fault::Unreachable);
         if let Some(binding) = &pod.binding {
             self.publish(table, &binding.claim);
         }
@@ -250,7 +250,7 @@ impl Index {
         let good = pod.password.as_ref().is_some_and(|known| known == password);
         let may_be = pod.stage == Stage::Running
             && pod.ip.is_some()
-            && !self.condemned.contains(&pod.uid)
+            && !self.condemned.contains_key(&pod.uid)
             && !self.is_usable(pod);
         (good && may_be).then(|| Arc::clone(pod))
     }
@@ -329,9 +329,10 @@ impl Index {
         let word = |pod: &PodView| {
             claim.replace.as_ref().filter(|word| transition(pod) == Some(word.transition)).map(|w| &*w.why)
         };
-        if let Some(exit) = newest.as_ref().and_then(|pod| {
-            self.exits.get(&pod.uid).filter(|_| word(pod) == Some(Fault::Dead.as_str()))
-        }) {
+        if let Some(exit) = newest
+            .as_ref()
+            .and_then(|pod| self.exits.get(&pod.uid).filter(|_| word(pod) == Some(Fault::Dead.as_str())))
+        {
             // Another replica has found out: nobody here need ask again.
             exit.dead.cancel();
         }
@@ -408,8 +409,7 @@ impl Index {
     fn close_exits_of(&mut self, table: &Table, claim: &str, uid: &str) {
         let names = self.pods_of.get(claim).into_iter().flatten();
         let pods = names.filter_map(|name| self.pods.get(name));
-        let bound =
-            pods.filter(|pod| pod.binding.as_ref().is_some_and(|binding| binding.claim_uid == uid));
+        let bound = pods.filter(|pod| pod.binding.as_ref().is_some_and(|binding| binding.claim_uid == uid));
         let uids: Vec<String> = bound.map(|pod| pod.uid.clone()).collect();
         tracing::debug!(claim, pods = uids.len(), "claim is gone");
         for uid in uids {

@@ -106,7 +106,7 @@ impl Shared {
         starts.push(took);
     }
 
-    fn usual_start(&self) -> Duration {
+    pub(super) fn usual_start(&self) -> Duration {
         let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         starts.sort_unstable();
         starts.get(starts.len() / 2).copied().unwrap_or(USUAL_START)
@@ -304,7 +304,11 @@ pub(super) fn queue_full(crowded: Crowded) -> AcquireError {
 
 /// The error that a state means for everyone who waits, whatever time they have left. `came_later` for a
 /// request that finds it so: what it is told is not how a start went that it waited for.
-pub(super) fn outcome(state: &State, control: Option<ControlError>, came_later: bool) -> Option<AcquireError> {
+pub(super) fn outcome(
+    state: &State,
+    control: Option<ControlError>,
+    came_later: bool,
+) -> Option<AcquireError> {
     match (state, control) {
         (State::Rejected { reason, .. }, _) => Some(rejected(reason, came_later)),
         (State::Lost { .. }, _) => Some(AcquireError::ExitLost),
@@ -326,7 +330,9 @@ fn rejected(reason: &Reason, came_later: bool) -> AcquireError {
             message,
             retry_after: reason.backoff.map(|backoff| backoff.left()).unwrap_or_default(),
         },
-        code::CAPACITY_FULL | code::QUOTA_FULL | code::SERVER_IN_USE => AcquireError::CapacityFull { message },
+        code::CAPACITY_FULL | code::QUOTA_FULL | code::SERVER_IN_USE => {
+            AcquireError::CapacityFull { message }
+        }
         code::QUEUE_FULL => AcquireError::QueueFull { message },
         code::FORBIDDEN => AcquireError::ControlPlaneForbidden { message },
         code::UNAVAILABLE => AcquireError::ControlPlaneUnavailable,

@@ -120,18 +120,20 @@ impl Sessions {
         let mut state = entry.subscribe();
         self.ensure(&entry);
         let mut look = tokio::time::interval(LOOK);
+        let mut came_later = true;
         loop {
             let now = state.borrow_and_update().clone();
             if let Some((claim, exit, activity)) = entry.usable()
                 && let Some(pod) = self.0.index().pod(&exit.pod).cloned()
                 && *pod.uid == *exit.uid
             {
-                let acquired = acquired(exit, claim.expires, activity, Some(begun.elapsed()));
+                let acquired = acquired(exit, &claim, activity, Some(begun.elapsed()));
                 return Ok(Started { acquired, pod, claim, starting });
             }
-            if let Some(error) = outcome(&now, entry.control_error()) {
+            if let Some(error) = outcome(&now, entry.control_error(), came_later) {
                 return Err(error.into());
             }
+            came_later = false;
             if let Some(reason) = waiting_reason(&now).filter(|reason| is_full(reason))
                 && !self.room_comes(&reason.code, server, limit)
             {
@@ -145,7 +147,7 @@ impl Sessions {
                 () = tokio::time::sleep_until(deadline) => {
                     return Err(match waiting_reason(&now).filter(|reason| is_full(reason)) {
                         Some(reason) => full(reason),
-                        None => timed_out(&now, entry.control_error()).into(),
+                        None => timed_out(&now, entry.control_error(), self.0.usual_start()).into(),
                     });
                 }
                 () = self.0.closing.cancelled() => return Err(AcquireError::ShuttingDown.into()),
