@@ -122,7 +122,13 @@ pub(super) struct Backoffs {
 
 impl Backoffs {
     /// A start failed on a server.
-    pub(super) fn start_failed(&mut self, server: &str, class: FailureClass, catalogue: &Catalogue, now: Duration) {
+    pub(super) fn start_failed(
+        &mut self,
+        server: &str,
+        class: FailureClass,
+        catalogue: &Catalogue,
+        now: Duration,
+    ) {
         let Some(server) = catalogue.by_hostname(server) else { return };
         if self.alike.class.is_some_and(|before| !is_alike(before, class)) {
             self.alike.servers.clear();
@@ -181,7 +187,13 @@ impl Backoffs {
     }
 
     /// Takes over what another leader has written on a claim.
-    pub(super) fn restore(&mut self, place: &Place, backoff: &Backoff, last: (FailureClass, &'static str), now: Now) {
+    pub(super) fn restore(
+        &mut self,
+        place: &Place,
+        backoff: &Backoff,
+        last: (FailureClass, &'static str),
+        now: Now,
+    ) {
         let left = backoff.until.duration_since(now.wall).unwrap_or_default().min(LONGEST);
         let known = if backoff.pool { self.pool.as_ref() } else { self.places.get(place) };
         if left.is_zero() || known.is_some_and(|rest| rest.until >= now.mono + left) {
@@ -216,7 +228,13 @@ impl Backoffs {
     }
 
     /// Whether a claim may start there. `lives` tells of a trial whether it is still going on.
-    pub(super) fn gate(&self, place: &Place, uid: &str, now: Duration, lives: impl Fn(&Trial) -> bool) -> Gate {
+    pub(super) fn gate(
+        &self,
+        place: &Place,
+        uid: &str,
+        now: Duration,
+        lives: impl Fn(&Trial) -> bool,
+    ) -> Gate {
         if let Some((_, told)) = self.resting(place, now) {
             return Gate::Resting(told);
         }

@@ -117,8 +117,7 @@ impl Brain {
         let made = self.writes.pod_shown(&view.name, &view.uid);
         let known = made.is_some() || self.seen.pods.contains_key(&view.uid);
         let first = made.unwrap_or(now.mono);
-        let seen =
-            self.seen.pods.entry(view.uid.clone()).or_insert_with(|| PodSeen::new(first));
+        let seen = self.seen.pods.entry(view.uid.clone()).or_insert_with(|| PodSeen::new(first));
         let begun = seen.update(pod, now.mono);
         let after = now.mono.saturating_sub(seen.first);
         if begun

@@ -159,7 +159,10 @@ impl Narrator {
                     target: TARGET, claim = claim.name, selector = claim.key.selector_text(), class = class.as_str(),
                     what, rows, until, "starts rest"
                 );
-                let text = format!("Starts of this {what} rest until {until}: {rows} rows failed, {}", class.as_str());
+                let text = format!(
+                    "Starts of this {what} rest until {until}: {rows} rows failed, {}",
+                    class.as_str()
+                );
                 self.post(self.of_claim(claim), true, "StartBackoff", text);
             }
             Story::Told { claim, code, message, rejected } => {

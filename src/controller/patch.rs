@@ -135,7 +135,12 @@ mod tests {
             transition: 0,
             attempts: 1,
             servers: vec!["se-1".into()],
-            backoff: Some(Backoff { since: now, until: now + Duration::from_secs(5), failures: 2, pool: true }),
+            backoff: Some(Backoff {
+                since: now,
+                until: now + Duration::from_secs(5),
+                failures: 2,
+                pool: true,
+            }),
         };
         lease["metadata"]["annotations"]["gluetun-gateway/renewed-0"] = "2027-01-15T08:00:00Z".into();
         let mut claim = read(&lease);

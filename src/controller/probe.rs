@@ -94,12 +94,7 @@ impl Probes {
     }
 }
 
-async fn follow(
-    uid: String,
-    address: SocketAddr,
-    period: Duration,
-    answers: mpsc::Sender<(String, Health)>,
-) {
+async fn follow(uid: String, address: SocketAddr, period: Duration, answers: mpsc::Sender<(String, Health)>) {
     let mut last = None;
     let mut period = tokio::time::interval(period);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

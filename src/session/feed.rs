@@ -100,7 +100,10 @@ impl Driver {
                         let claim = state.claim().filter(|claim| {
                             claim.uid == *claim_uid
                                 && claim.transition <= replace.transition
-                                && claim.replace.as_ref().is_none_or(|word| word.transition < replace.transition)
+                                && claim
+                                    .replace
+                                    .as_ref()
+                                    .is_none_or(|word| word.transition < replace.transition)
                         });
                         let Some(claim) = claim else { return };
                         let patch = claim::replacement(&claim.uid, &replace);

@@ -243,9 +243,10 @@ impl Index {
         let word = |pod: &PodView| {
             claim.replace.as_ref().filter(|word| transition(pod) == Some(word.transition)).map(|w| &*w.why)
         };
-        if let Some(exit) = newest.as_ref().and_then(|pod| {
-            self.exits.get(&pod.uid).filter(|_| word(pod) == Some(Fault::Dead.as_str()))
-        }) {
+        if let Some(exit) = newest
+            .as_ref()
+            .and_then(|pod| self.exits.get(&pod.uid).filter(|_| word(pod) == Some(Fault::Dead.as_str())))
+        {
             // Another replica has found out: nobody here need ask again.
             exit.dead.cancel();
         }
@@ -323,8 +324,7 @@ impl Index {
     fn close_exits_of(&mut self, table: &Table, claim: &str, uid: &str) {
         let names = self.pods_of.get(claim).into_iter().flatten();
         let pods = names.filter_map(|name| self.pods.get(name));
-        let bound =
-            pods.filter(|pod| pod.binding.as_ref().is_some_and(|binding| binding.claim_uid == uid));
+        let bound = pods.filter(|pod| pod.binding.as_ref().is_some_and(|binding| binding.claim_uid == uid));
         let uids: Vec<String> = bound.map(|pod| pod.uid.clone()).collect();
         tracing::debug!(claim, pods = uids.len(), "claim is gone");
         for uid in uids {

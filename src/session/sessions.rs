@@ -246,12 +246,7 @@ impl Shared {
     }
 }
 
-fn acquired(
-    exit: Arc<Exit>,
-    claim: &Claim,
-    activity: Activity,
-    waited: Option<Duration>,
-) -> Acquired {
+fn acquired(exit: Arc<Exit>, claim: &Claim, activity: Activity, waited: Option<Duration>) -> Acquired {
     Acquired {
         exit,
         session: Arc::clone(activity.name()),

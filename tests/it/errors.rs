@@ -58,10 +58,18 @@ async fn both(gateway: &Gateway, user: &str, target: &str) -> Vec<Seen> {
 /// Holds an answer against the table of its code.
 fn check(code: Code, seen: &Seen) {
     let Seen { answer, closed } = seen;
-    assert_eq!((answer.code(), answer.status), (code.as_str(), code.status()), "{answer:?} {}", answer.text());
+    assert_eq!(
+        (answer.code(), answer.status),
+        (code.as_str(), code.status()),
+        "{answer:?} {}",
+        answer.text()
+    );
     let proxy_status = answer.header("proxy-status");
     let details = format!("details=\"{}\"", code.as_str());
-    assert!(proxy_status.starts_with("gluetun-gateway; error=") && proxy_status.ends_with(&details), "{answer:?}");
+    assert!(
+        proxy_status.starts_with("gluetun-gateway; error=") && proxy_status.ends_with(&details),
+        "{answer:?}"
+    );
     if code != Code::DestinationDenied {
         assert!(proxy_status.contains(&format!("error={};", code.proxy_status())), "{answer:?}");
     }
@@ -130,7 +138,10 @@ fn never_healthy(world: &World) {
 
 fn malformed_key(world: &World) {
     let crash = Some("VPN settings: Wireguard settings: private key is not valid: AAEC".to_owned());
-    world.gluetun.faults().set(FaultRules { all: Fault { crash, ..Fault::default() }, ..FaultRules::default() });
+    world
+        .gluetun
+        .faults()
+        .set(FaultRules { all: Fault { crash, ..Fault::default() }, ..FaultRules::default() });
 }
 
 provoked! {

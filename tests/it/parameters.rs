@@ -199,10 +199,14 @@ async fn the_story_of_an_exit_that_ran_out_of_memory_is_told_as_it_was() {
     let events: kube::Api<Event> = kube::Api::namespaced(world.client.clone(), &world.namespace);
     let told = || async {
         let all = events.list(&ListParams::default()).await.unwrap().items;
-        let ours = all.into_iter().filter(|event| event.involved_object.name.as_deref() == Some(first.pod.as_str()));
+        let ours =
+            all.into_iter().filter(|event| event.involved_object.name.as_deref() == Some(first.pod.as_str()));
         ours.filter_map(|event| event.message).collect::<Vec<_>>()
     };
-    eventually("the end to be told", || async { told().await.iter().any(|text| text.starts_with("Deleted")) }).await;
+    eventually("the end to be told", || async {
+        told().await.iter().any(|text| text.starts_with("Deleted"))
+    })
+    .await;
     let story = told().await;
     assert!(story.iter().any(|text| text.contains("out_of_memory")), "{story:#?}");
     assert!(story.iter().all(|text| !text.contains("start failed")), "{story:#?}");

@@ -384,7 +384,9 @@ impl World {
             Err(ApiError::Unavailable("connection refused".into()))
         } else {
             let outcome = self.serve(&action);
-            if let (Action::PatchClaim { claim, patch: ClaimPatch::Reason(reason) }, Ok(_)) = (&action, &outcome) {
+            if let (Action::PatchClaim { claim, patch: ClaimPatch::Reason(reason) }, Ok(_)) =
+                (&action, &outcome)
+            {
                 self.note_rest(leader, claim, reason);
             }
             outcome

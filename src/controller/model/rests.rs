@@ -86,7 +86,8 @@ impl World {
                 continue;
             }
             if now < rest.until {
-                broken = Some(format!("{uid} tells of a rest until {:?}, and {place:?} is started", rest.until));
+                broken =
+                    Some(format!("{uid} tells of a rest until {:?}, and {place:?} is started", rest.until));
             } else if found && !own {
                 kept = true;
             }

@@ -63,7 +63,9 @@ impl Brain {
         let own = waiting.contains(&claim.uid);
         // Its tunnels may go on for as long as they like, with three exceptions. Gluetun has said that its VPN
         // is down: it dials anew, and no connection of before survives that.
-        if !pod.view.ready && plan.due(seen.unhealthy.map_or(since, |down| down.max(since)) + self.settings.drain) {
+        if !pod.view.ready
+            && plan.due(seen.unhealthy.map_or(since, |down| down.max(since)) + self.settings.drain)
+        {
             return Some(PodEnd::DrainTimeout);
         }
         // Another session waits for its room or its server. Or its own does, which must not wait for tunnels

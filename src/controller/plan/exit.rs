@@ -184,11 +184,11 @@ impl Brain {
         if let Some(server) = server.filter(|_| first) {
             self.backoffs.start_failed(server, class, &self.catalogue, plan.now.mono);
         }
-        let shared = shared_cause(class).filter(|_| !self.is_any_up() && self.backoffs.fails_alike(&self.catalogue));
+        let shared =
+            shared_cause(class).filter(|_| !self.is_any_up() && self.backoffs.fails_alike(&self.catalogue));
         // The same server again is worth a try only where it is not the one to blame, and none where it is
         // what all of them share.
-        let retry =
-            attempts < MAX_ATTEMPTS && class.another_server_may_help() && others && shared.is_none();
+        let retry = attempts < MAX_ATTEMPTS && class.another_server_may_help() && others && shared.is_none();
         let words = shared.unwrap_or(sentence(class));
         if first {
             self.tell(Story::Failed { pod: pod.clone(), claim: Arc::clone(claim), class, attempts, retry });

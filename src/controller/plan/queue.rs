@@ -210,7 +210,14 @@ impl Brain {
     fn tell_rest(&mut self, claim: &Arc<Claim>, told: &Told, plan: &mut Plan) {
         let (backoff, class, words) = told;
         let message = backoff.message(class.as_str(), words);
-        self.tell_claim_with(claim, ReasonKind::Rejected, code::START_BACKOFF, &message, Some(*backoff), plan);
+        self.tell_claim_with(
+            claim,
+            ReasonKind::Rejected,
+            code::START_BACKOFF,
+            &message,
+            Some(*backoff),
+            plan,
+        );
     }
 
     /// Tells those who wait for the claim why, unless they know.

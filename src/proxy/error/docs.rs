@@ -24,7 +24,8 @@ fn rows(columns: usize) -> BTreeMap<String, Vec<String>> {
 fn the_page_and_the_code_say_the_same_of_every_code() {
     let mut page = rows(6);
     for code in ALL_CODES {
-        let row = page.remove(code.as_str()).unwrap_or_else(|| panic!("{} is not on the page", code.as_str()));
+        let row =
+            page.remove(code.as_str()).unwrap_or_else(|| panic!("{} is not on the page", code.as_str()));
         assert_eq!(row[1], code.status().to_string(), "{code:?}");
         assert_eq!(row[2], if code.retryable() { "yes" } else { "no" }, "{code:?}");
         let after = code.retry_after().map_or(String::new(), |seconds| seconds.to_string());

@@ -68,13 +68,11 @@ fn a_location_that_fails_rests_and_its_claim_tells_for_as_long() {
     assert!(lab.plan().is_empty());
     lab.brain.on_health(&pod.view.uid, Health::Silent, lab.time());
     let actions = lab.plan();
-    let failed = find(&actions, |action| {
-        matches!(action, Action::PatchClaim { claim, .. } if claim.uid == trial.uid)
-    });
+    let failed =
+        find(&actions, |action| matches!(action, Action::PatchClaim { claim, .. } if claim.uid == trial.uid));
     assert_eq!(reason(&failed).backoff.unwrap().until, testing::wall() + s(15));
-    let told = find(&actions, |action| {
-        matches!(action, Action::PatchClaim { claim, .. } if claim.uid == other.uid)
-    });
+    let told =
+        find(&actions, |action| matches!(action, Action::PatchClaim { claim, .. } if claim.uid == other.uid));
     assert_reason(&told, ReasonKind::Rejected, "start_backoff");
     assert_eq!(reason(&told).backoff.unwrap().failures, 2);
 }
