@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn the_page_is_whole_and_asks_nobody_else() {
         for text in [PAGE, STYLE, SCRIPT] {
-            for foreign in ["http://", "https://", "url(", "@import", "innerHTML", "eval("] {
+            for foreign in ["http://", "https://", " url(", ":url(", "@import", "innerHTML", "eval("] {
                 assert!(!text.contains(foreign), "{foreign}");
             }
         }

@@ -316,10 +316,10 @@ mod tests {
             "HTTP/1.1 200 Connection established\r\nX-Gateway-Request-Id: 0123456789abcdef\r\n\
              X-Gateway-Exit: se-sto-wg-001\r\nX-Gateway-Exit-Country: ?land??X: y\r\n\
              X-Gateway-Cold-Start: true\r\nX-Gateway-Wait-Ms: 1234\r\n\
-             X-Gateway-Session-Expires: 2023-11-14T22:13:20Z\r\n\r\n"
+             X-Gateway-Session-Idle: 300s\r\nX-Gateway-Session-Expires: 2023-11-14T22:13:20Z\r\n\r\n"
         );
         let response = established.response();
-        assert_eq!(response.headers().len(), 6);
+        assert_eq!(response.headers().len(), 7);
         for (name, value) in response.headers() {
             let line = format!("{name}: {}\r\n", value.to_str().unwrap());
             assert!(text.to_lowercase().contains(&line.to_lowercase()), "{line}");

@@ -52,8 +52,9 @@ on_both! {
         let failed = failures(&gateway).await;
         assert_eq!(failed, 2.0);
         // Whoever comes now, in whichever session, is told so at once, and no pod is tried.
-        for user in ["demo-country-no", "demo-country-no-session-b", "alice-country-no"] {
-            let told = refused(&gateway, user).await;
+        let users = ["demo-country-no", "demo-country-no-session-b", "alice-country-no"];
+        let told = futures::future::join_all(users.map(|user| refused(&gateway, user))).await;
+        for (user, told) in users.into_iter().zip(told) {
             assert_eq!((told.status, told.code()), (503, "start_backoff"), "{user}: {}", told.text());
             assert!((1..=5).contains(&retry_after(&told)), "{told:?}");
             let message = told.json()["message"].as_str().unwrap().to_owned();
