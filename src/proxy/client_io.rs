@@ -211,6 +211,8 @@ impl AsyncRead for ClientIo {
                 Want::Give | Want::Body | Want::Answer | Want::End | Want::Broken(_)
                     if buf.filled().len() > before =>
                 {
+                    // Known before hyper has asked anybody what to answer.
+                    this.pace.early.store(!this.gate.kept().is_empty(), Ordering::Relaxed);
                     return Poll::Ready(Ok(()));
                 }
                 Want::Give | Want::End => return Poll::Pending,
@@ -225,7 +227,6 @@ impl AsyncRead for ClientIo {
                 }
                 Want::Answer => {
                     if this.pace.get().0 == Doing::Idle {
-                        this.pace.early.store(false, Ordering::Relaxed);
                         this.gate.answered();
                         continue;
                     }

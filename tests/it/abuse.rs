@@ -109,10 +109,28 @@ fn files() -> usize {
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
+/// Set in the process that is flooded, which is this program anew: its memory and its files are its own.
+const CHILD: &str = "GLUETUN_GATEWAY_TEST_FLOOD";
+
+#[test]
+fn a_flood_that_never_logs_in_is_bounded_and_in_nobodys_way() {
+    if std::env::var_os(CHILD).is_some() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(flood());
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "abuse::a_flood_that_never_logs_in_is_bounded_and_in_nobodys_way", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// As many connections as the process has files for, up to 10 000, which never log in: some say nothing,
 /// some begin a head, some send nearly all that a head may be, some ask for nothing but challenges.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_that_never_logs_in_is_bounded_and_in_nobodys_way() {
+async fn flood() {
     const MOST: usize = 400;
     let world = World::embedded().await;
     let gateway = world.gateway(&[("MAX_UNAUTHENTICATED", "400"), ("MAX_CONNECTIONS", "1000")]).await;
