@@ -21,11 +21,19 @@ use super::types::{Alive, Health, Ready};
     tag = "probes",
     operation_id = "health",
     responses((status = 200, description = "It answers.", body = Health,
-        example = json!({"status": "healthy", "servers_loaded": true}))),
+        example = json!({"status": "healthy", "servers_loaded": true, "servers_source": "job",
+            "servers_age_seconds": 12, "servers_count": 624}))),
 )]
 pub(super) async fn health(State(admin): State<Arc<Admin>>) -> Json<Health> {
-    let servers_loaded = !admin.catalogue.borrow().is_empty();
-    Json(Health { status: "healthy", servers_loaded })
+    let catalogue = Arc::clone(&admin.catalogue.borrow());
+    let origin = catalogue.origin();
+    Json(Health {
+        status: "healthy",
+        servers_loaded: !catalogue.is_empty(),
+        servers_source: origin.map(|origin| origin.source.as_str()),
+        servers_age_seconds: origin.map(|origin| origin.age().as_secs()),
+        servers_count: origin.map(|_| catalogue.len()),
+    })
 }
 
 /// Whether the process should live on

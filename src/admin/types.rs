@@ -219,6 +219,16 @@ pub struct Health {
     pub status: &'static str,
     /// Whether the gateway knows servers.
     pub servers_loaded: bool,
+    /// Where the server list came from: `variable`, `file`, `cached`, `job` or `built-in`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "job")]
+    pub servers_source: Option<&'static str>,
+    /// How old the list is, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub servers_age_seconds: Option<u64>,
+    /// Servers in the list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub servers_count: Option<usize>,
 }
 
 /// What `GET /livez` answers.

@@ -158,6 +158,8 @@ pub(super) enum ClaimEnd {
     PinnedLost,
     /// It is the management API's, and past its `ttl`.
     Expired,
+    /// Its account, or share group, is gone.
+    AccountGone,
 }
 
 impl ClaimEnd {
@@ -169,6 +171,7 @@ impl ClaimEnd {
             Self::Rejected => "rejected",
             Self::PinnedLost => "its pinned exit is lost",
             Self::Expired => "its exit has reached its ttl",
+            Self::AccountGone => "its account is gone",
         }
     }
 }
@@ -186,6 +189,8 @@ pub(super) enum LostWhy {
     Unreachable,
     /// Its proxy does not answer as Gluetun does.
     Protocol,
+    /// It is where its account may no longer have one.
+    Forbidden,
     /// A word of a replica that this version does not know.
     Other,
 }
@@ -210,6 +215,7 @@ impl LostWhy {
             Self::Expired => "expired",
             Self::Unreachable => "unreachable",
             Self::Protocol => "protocol",
+            Self::Forbidden => "forbidden",
             Self::Other => "other",
         }
     }

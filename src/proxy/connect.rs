@@ -18,6 +18,7 @@ use super::thread::Thread;
 use super::trail::Step;
 use super::upstream::{self, Failure, Tunnel};
 use super::wish::Wish;
+use crate::accounts::{OverQuota, Quota};
 use crate::identity::{AuthError, Login, split_basic};
 use crate::session::{AcquireError, Fault};
 
@@ -88,7 +89,8 @@ pub(super) async fn admit(
                 record.trail.step(Step::Authenticated);
                 return Ok(Admitted::Pod(grant));
             }
-            let login = thread.shared.authenticator.authenticate(&header).await;
+            let client = Some(record.client.ip());
+            let login = thread.shared.authenticator.authenticate_from(&header, client).await;
             let login = login.map_err(|error| refused(thread, error))?;
             thread.counters.metrics.logins.with_label_values(&["ok"]).inc();
             login
@@ -100,6 +102,7 @@ pub(super) async fn admit(
     record.account = Some(Arc::clone(&wish.account));
     record.selector = Some(Arc::clone(&wish.selector));
     record.trail.step(Step::Resolved);
+    record.slot = Some(wish.policy.enter().map_err(|over| over_quota(thread, over))?);
     Ok(Admitted::Session(wish))
 }
 
@@ -112,19 +115,36 @@ async fn pod(thread: &Thread, header: &[u8]) -> Option<Grant> {
         return None;
     }
     let exits = &thread.shared.exits;
-    if let Some(grant) = exits.by_pod_credentials(&user, &password) {
-        return Some(grant);
-    }
-    tokio::select! {
-        biased;
-        grant = exits.await_pod_credentials(&user, &password) => grant,
-        () = thread.closing.waiter() => None,
+    let grant = match exits.by_pod_credentials(&user, &password) {
+        Some(grant) => grant,
+        None => tokio::select! {
+            biased;
+            grant = exits.await_pod_credentials(&user, &password) => grant?,
+            () = thread.closing.waiter() => return None,
+        },
+    };
+    let owner = exits.pod_owner(&user);
+    // Its account is gone, and the pod is about to be.
+    let gone = owner.is_some_and(|owner| {
+        !owner.is_reserved() && thread.wishes.borrow_mut().accounts().owners().get(&owner).is_none()
+    });
+    (!gone).then_some(grant)
+}
+
+/// A limit of the account is reached.
+fn over_quota(thread: &Thread, over: OverQuota) -> ProxyError {
+    thread.counters.metrics.account_quota.with_label_values(&[over.quota.as_str()]).inc();
+    let error = ProxyError::new(Code::AccountQuota, over.message);
+    match over.retry_after {
+        Some(after) => error.retry_after(after),
+        None => error,
     }
 }
 
 fn refused(thread: &Thread, error: AuthError) -> ProxyError {
     let outcome = match error {
         AuthError::Busy => "busy",
+        AuthError::Throttled { .. } => "throttled",
         AuthError::Malformed | AuthError::PercentEncoded | AuthError::Refused => "refused",
     };
     thread.counters.metrics.logins.with_label_values(&[outcome]).inc();
@@ -134,6 +154,7 @@ fn refused(thread: &Thread, error: AuthError) -> ProxyError {
 /// Checks where a request wants to go. `local` gives the address that the client reached us at.
 pub(super) fn check_target(
     thread: &Thread,
+    admitted: &Admitted,
     target: Result<Target, TargetError>,
     local: impl FnOnce() -> Option<IpAddr>,
     record: &mut Record,
@@ -142,7 +163,11 @@ pub(super) fn check_target(
     record.target = Some(target.clone());
     let destinations = &thread.shared.destinations;
     let local = if destinations.wants_local(&target) { local() } else { None };
-    match destinations.check(&target, local) {
+    let account = match admitted {
+        Admitted::Session(wish) => Some(wish.policy.destinations()),
+        Admitted::Pod(_) => None,
+    };
+    match destinations.check_for(&target, local, account) {
         Ok(()) => {
             record.trail.step(Step::Allowed);
             Ok(target)
@@ -166,11 +191,11 @@ enum Session {
 
 impl Hold {
     /// Begins to hold.
-    pub(super) fn begin(thread: &Thread, admitted: Admitted) -> Self {
+    pub(super) fn begin(admitted: Admitted) -> Self {
         let begun = Instant::now();
         let (admitted, hold) = match admitted {
             Admitted::Session(wish) => {
-                let hold = wish.hold(thread.shared.start_timeout);
+                let hold = wish.hold;
                 (Session::Of(wish), hold)
             }
             Admitted::Pod(grant) => (Session::Pod(Some(grant)), Duration::ZERO),
@@ -208,6 +233,10 @@ impl Hold {
                 };
                 held.map_err(|error| {
                     record.held_in_vain(begun.elapsed());
+                    if let AcquireError::AccountQuota { .. } = &error {
+                        let quota = Quota::Sessions.as_str();
+                        thread.counters.metrics.account_quota.with_label_values(&[quota]).inc();
+                    }
                     let slow = matches!(error, AcquireError::StartTimeout { .. });
                     let error = ProxyError::from(error);
                     if slow { ProxyError { waited: Some(self.begun.elapsed()), ..error } } else { error }

@@ -15,6 +15,7 @@ use super::exits::Grant;
 use super::failures::{Failure, Shard};
 use super::target::Target;
 use super::trail::{Noted, Trail};
+use crate::accounts::Slot;
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
 use crate::session::Exit;
@@ -77,6 +78,8 @@ pub(super) enum Outcome {
     UpstreamReset,
     /// The exit's pod went away.
     ExitGone,
+    /// The account was removed, and its time to drain is over.
+    AccountGone,
     /// Cut at the end of the drain.
     Cut,
     /// Nothing moved for an hour in a tunnel of which one side had ended.
@@ -93,6 +96,7 @@ impl Outcome {
             Self::ClientReset => "client_reset",
             Self::UpstreamReset => "upstream_reset",
             Self::ExitGone => "exit_gone",
+            Self::AccountGone => "account_gone",
             Self::Cut => "cut",
             Self::Idle => "idle",
         }
@@ -114,6 +118,10 @@ impl Outcome {
             Self::ExitGone => Some((
                 "the exit's pod went away and its tunnels with it",
                 "connect again: a new exit is started; kubectl describe tells why a pod went",
+            )),
+            Self::AccountGone => Some((
+                "the account was removed or disabled, and the time that its tunnels had is over",
+                "ask the operator",
             )),
             Self::Ok | Self::ClientReset | Self::Cut | Self::Idle => None,
         }
@@ -199,6 +207,8 @@ pub(super) struct Record {
     pub(super) down: u64,
     /// What it counts as if it is dropped.
     pub(super) on_drop: Outcome,
+    /// What it takes of its account's tunnels.
+    pub(super) slot: Option<Slot>,
     /// Name of the session's claim, once it matters.
     pub(super) session: Option<Arc<str>>,
     /// The answer that told a failure.
@@ -228,6 +238,7 @@ impl Record {
             up: 0,
             down: 0,
             on_drop: Outcome::ClientGone,
+            slot: None,
             session: None,
             error: None,
             exit: None,
@@ -289,7 +300,7 @@ impl Record {
         let retryable = match outcome {
             Outcome::Failed(code) => code.retryable(),
             Outcome::ClientGone | Outcome::UpstreamReset | Outcome::ExitGone => true,
-            Outcome::Ok | Outcome::ClientReset | Outcome::Cut | Outcome::Idle => false,
+            Outcome::Ok | Outcome::ClientReset | Outcome::AccountGone | Outcome::Cut | Outcome::Idle => false,
         };
         let took = self.started.elapsed();
         let steps: Vec<Noted> = self.trail.take();

@@ -274,7 +274,8 @@ pub(super) async fn read_some(stream: &TcpStream, bytes: &mut Vec<u8>) -> io::Re
     loop {
         stream.readable().await?;
         if bytes.len() == bytes.capacity() {
-            bytes.reserve(4096);
+            // No more than is needed: a head that never ends costs its bytes and not twice as many.
+            bytes.reserve_exact(4096);
         }
         match stream.try_read_buf(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

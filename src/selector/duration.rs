@@ -1,4 +1,4 @@
-//! Times in usernames, and in the management API: a whole number and a unit.
+//! Times in usernames, in the accounts file and in the management API: a whole number and a unit.
 
 use std::time::Duration;
 

@@ -145,6 +145,28 @@ pub struct Params {
     pub wait: Option<Duration>,
 }
 
+impl Params {
+    /// Reads the parameters alone, without an account before them: `country-se-city-malmo`. For what an
+    /// operator writes in the same words.
+    ///
+    /// # Errors
+    /// As [`Username::parse`].
+    pub fn parse(text: &str) -> Result<Self, GrammarError> {
+        if text.len() > MAX_USERNAME {
+            return Err(GrammarError::TooLong);
+        }
+        let mut params = Self::default();
+        parse_params("", text, &mut params)?;
+        Ok(params)
+    }
+
+    /// Whether it says where from: a country, a city or a server.
+    #[must_use]
+    pub fn names_place(&self) -> bool {
+        self.country.is_some() || self.city.is_some() || self.server.is_some()
+    }
+}
+
 /// A username taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Username {

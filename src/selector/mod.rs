@@ -9,10 +9,12 @@ mod error;
 mod grammar;
 mod key;
 mod near;
+mod places;
 mod resolve;
 
 pub use crate::servers::{CityId, CountryId, Hostname, Place};
 pub use error::{GrammarError, SelectError};
 pub use grammar::{IDLE, Key, MAX_USERNAME, Params, TTL, Username};
 pub use key::{CanonicalError, Mode, PoolName, SessionKey, SessionName};
-pub use resolve::{Lifetimes, Limits, resolve};
+pub use places::{PlaceRule, PlaceRules, Places};
+pub use resolve::{Lifetimes, Limits, Scope, check_place, resolve, resolve_within};

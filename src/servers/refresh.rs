@@ -35,6 +35,19 @@ pub enum RefreshError {
     Stopping,
 }
 
+impl RefreshError {
+    /// The outcome as the metric `servers_refreshes_total` counts it.
+    pub const fn outcome(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Job(error) => error.kind.as_str(),
+            Self::Refused(_) => "refused",
+            Self::Unfinished => "unfinished",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 /// What one caller gets.
 pub(super) type Answer = Result<Arc<Catalogue>, RefreshError>;
 

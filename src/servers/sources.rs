@@ -72,7 +72,7 @@ fn read(path: &Path) -> Result<String, LoadError> {
 /// Publishes a new catalogue each time that the file's content changes. It is polled: a mounted
 /// ConfigMap changes by swapping a symlink two levels up, which a watch on the file does not survive. On
 /// any mistake the old catalogue stays, with one log line and one call of `on_mistake` for each new mistake.
-pub async fn watch_file(
+pub(super) async fn watch_file(
     path: PathBuf,
     tx: watch::Sender<Arc<Catalogue>>,
     interval: Duration,
@@ -111,6 +111,24 @@ pub async fn watch_file(
                 }
             }
         }
+    }
+}
+
+/// Reads the file again, publishes its list if it has changed, and says which one is in use.
+pub(super) async fn read_again(
+    path: &Path,
+    published: &watch::Sender<Arc<Catalogue>>,
+) -> Result<Arc<Catalogue>, String> {
+    let current = *published.borrow().fingerprint();
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || reload(&path, &current)).await;
+    match read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())? {
+        Some(catalogue) => {
+            let catalogue = Arc::new(catalogue);
+            published.send_replace(Arc::clone(&catalogue));
+            Ok(catalogue)
+        }
+        None => Ok(Arc::clone(&published.borrow())),
     }
 }
 

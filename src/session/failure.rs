@@ -145,9 +145,25 @@ pub mod code {
     pub const UNAVAILABLE: &str = "control_plane_unavailable";
     /// The exit of a strict session is lost.
     pub const EXIT_LOST: &str = "exit_lost";
+    /// The account, or its share group, has as many sessions as it may.
+    pub const ACCOUNT_QUOTA: &str = "account_quota";
+    /// The account's policy allows none of the place's servers.
+    pub const LOCATION_FORBIDDEN: &str = "location_forbidden";
+    /// The leader knows no such account: it was removed, or is newer than the leader's files.
+    pub const ACCOUNT_UNKNOWN: &str = "account_unknown";
     /// All of them.
-    pub const ALL: [&str; 7] =
-        [CAPACITY_FULL, QUOTA_FULL, SERVER_IN_USE, QUEUE_FULL, FORBIDDEN, UNAVAILABLE, EXIT_LOST];
+    pub const ALL: [&str; 10] = [
+        CAPACITY_FULL,
+        QUOTA_FULL,
+        SERVER_IN_USE,
+        QUEUE_FULL,
+        FORBIDDEN,
+        UNAVAILABLE,
+        EXIT_LOST,
+        ACCOUNT_QUOTA,
+        LOCATION_FORBIDDEN,
+        ACCOUNT_UNKNOWN,
+    ];
 }
 
 /// Why a session could not be given an exit.
@@ -197,6 +213,21 @@ pub enum AcquireError {
         /// Verb and resource.
         message: String,
     },
+    /// The account has as many sessions as it may.
+    #[error("{message}")]
+    AccountQuota {
+        /// Which limit, used and most.
+        message: String,
+    },
+    /// The account may use none of the place's servers.
+    #[error("{message}")]
+    LocationForbidden {
+        /// Which place.
+        message: String,
+    },
+    /// The account has been removed.
+    #[error("the account is gone")]
+    AccountGone,
     /// The gateway is shutting down.
     #[error("the gateway is shutting down")]
     ShuttingDown,

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::claim::pod_id;
+use crate::identity::Account;
 use crate::secret::Secret;
 
 /// Label that every pod of ours wears, as in the original system.
@@ -79,6 +80,8 @@ pub struct PodView {
     pub uid: String,
     /// Id that the management API knows it by: the `pod-id` label.
     pub id: String,
+    /// Whose session it serves, by its annotation: an account or a share group.
+    pub owner: Option<Account>,
     /// The claim, none for a foreign pod: one made by the original system, or edited by hand.
     pub binding: Option<Binding>,
     /// Hostname of the VPN server (annotation, else `SERVER_HOSTNAMES` of its environment).
@@ -120,6 +123,7 @@ impl PodView {
         let phase = status.and_then(|s| s.phase.clone()).unwrap_or_default();
         let finished = phase == "Succeeded" || phase == "Failed";
         Self {
+            owner: annotations.get(annotation::ACCOUNT).and_then(|name| Account::parse(name).ok()),
             binding: binding(&name, annotations),
             uid: meta.uid.clone().unwrap_or_default(),
             id: meta.labels.as_ref().and_then(|l| l.get(POD_ID_LABEL)).cloned().unwrap_or_default(),

@@ -17,6 +17,7 @@ use super::login::WAITING_LOGINS;
 use super::pod::PodView;
 use super::progress::{Follow, Progress};
 use super::table::{Activity, ControlError, Crowded, Entry, State, Table, WAITERS, WAITERS_PER_SESSION};
+use crate::identity::Account;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
@@ -187,6 +188,11 @@ impl Sessions {
         Some(acquired(login.exit, expires, activity, None))
     }
 
+    /// Whose pod it is that has credentials with this user name: an account or a share group.
+    pub fn pod_owner(&self, user: &str) -> Option<Account> {
+        self.0.table.pod_login(user).map(|login| login.key.account)
+    }
+
     /// New requests of the exit's session go elsewhere from now on, and the leader is asked to replace it.
     pub fn report(&self, exit: &Arc<Exit>, fault: Fault) {
         let login = self.0.table.all().into_iter().find(
@@ -306,6 +312,9 @@ fn rejected(reason: &Reason) -> AcquireError {
         code::QUEUE_FULL => AcquireError::QueueFull { message },
         code::FORBIDDEN => AcquireError::ControlPlaneForbidden { message },
         code::UNAVAILABLE => AcquireError::ControlPlaneUnavailable,
+        code::ACCOUNT_QUOTA => AcquireError::AccountQuota { message },
+        code::LOCATION_FORBIDDEN => AcquireError::LocationForbidden { message },
+        code::ACCOUNT_UNKNOWN => AcquireError::AccountGone,
         class => AcquireError::StartFailed {
             class: FailureClass::parse(class).unwrap_or(FailureClass::Exited),
             message,
@@ -333,9 +342,14 @@ pub(super) fn timed_out(state: &State, control: Option<ControlError>) -> Acquire
 }
 
 pub(super) fn waiting_reason(state: &State) -> Option<&Reason> {
-    let State::Waiting { claim, .. } = state else { return None };
+    let State::Waiting { claim, pod } = state else { return None };
     let reason = claim.reason.as_ref()?;
-    matches!(reason.kind, ReasonKind::Waiting | ReasonKind::Retrying).then_some(reason)
+    match reason.kind {
+        // Whoever has a pod does not wait for one any more, though the claim says so until that is up.
+        ReasonKind::Waiting => pod.is_none().then_some(reason),
+        ReasonKind::Retrying => Some(reason),
+        ReasonKind::Rejected | ReasonKind::Lost => None,
+    }
 }
 
 pub(super) fn is_full(reason: &Reason) -> bool {

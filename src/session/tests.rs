@@ -301,7 +301,8 @@ async fn what_the_leader_says_wakes_those_who_wait() {
 async fn when_the_time_is_over_the_last_reason_is_told() {
     for (code, expected) in [
         ("capacity_full", AcquireError::CapacityFull { message: "because of capacity_full".into() }),
-        ("server_in_use", AcquireError::StartTimeout { last: Some("because of server_in_use".into()) }),
+        ("server_in_use", AcquireError::CapacityFull { message: "because of server_in_use".into() }),
+        ("no_server", AcquireError::StartTimeout { last: Some("because of no_server".into()) }),
     ] {
         let mut world = World::new();
         world.claim_with(|lease| annotate(lease, note::REASON, reason(ReasonKind::Waiting, code, 0)));

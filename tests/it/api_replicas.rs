@@ -36,14 +36,14 @@ on_both! {
         assert_eq!(get(two.admin, "/status").await.json(), json!({}));
         here.closed().await;
         there.closed().await;
-        for gateway in [&one, &two] {
-            let refused = seen_through(gateway.proxy, user, password).await.unwrap_err();
-            assert_eq!(refused.status, 407, "{refused:?}");
-            eventually("the other to know", || async {
-                get(gateway.admin, "/status").await.json() == json!({})
-            })
-            .await;
-        }
+        let refused = seen_through(two.proxy, user, password).await.unwrap_err();
+        assert_eq!(refused.status, 407, "{refused:?}");
+        // The other learns of it by its watch.
+        eventually("the other to refuse", || async {
+            seen_through(one.proxy, user, password).await.is_err_and(|refused| refused.status == 407)
+        })
+        .await;
+        assert_eq!(get(one.admin, "/status").await.json(), json!({}));
         assert_eq!(error(&destroy(&one, &started["id"]).await).0, 404);
         world.emptied().await;
     }

@@ -42,6 +42,10 @@ impl Brain {
         if self.end_if_expired(claim, plan) {
             return;
         }
+        if self.is_forbidden(claim, pod) {
+            self.lose(claim, &pod_ref(pod), LostWhy::Forbidden, true, plan);
+            return;
+        }
         let Some(seen) = self.seen.pods.get_mut(&pod.view.uid) else { return };
         match judge(pod, seen, was_up, plan.now.mono, self.settings.patience) {
             Verdict::Up => {
@@ -80,6 +84,13 @@ impl Brain {
                 self.fail(claim, &pod_ref(pod), pod.view.server.as_deref(), class, plan);
             }
         }
+    }
+
+    /// Whether the claim's owner may no longer have an exit on the pod's server. Of a server that the list
+    /// does not have any more nothing is known.
+    fn is_forbidden(&self, claim: &Claim, pod: &PodFacts) -> bool {
+        let server = pod.view.server.as_deref().and_then(|hostname| self.catalogue.by_hostname(hostname));
+        server.is_some_and(|server| !self.policy.allows(&claim.key.account, server))
     }
 
     fn ask(&mut self, pod: &PodFacts, log: bool, plan: &mut Plan) {
@@ -171,7 +182,10 @@ impl Brain {
         }
         let others = || {
             let mut candidates = self.catalogue.candidates(&claim.key.place);
-            candidates.any(|candidate| !servers.iter().any(|tried| tried == candidate.hostname.as_str()))
+            candidates.any(|candidate| {
+                !servers.iter().any(|tried| tried == candidate.hostname.as_str())
+                    && self.policy.allows(&claim.key.account, candidate)
+            })
         };
         // The same server again is worth a try only where it is not the one to blame.
         let retry = attempts < MAX_ATTEMPTS
@@ -231,10 +245,11 @@ impl Brain {
     }
 }
 
-/// Whether the claim's current exit has been in use, for all that is known: `maybe` when this leader has
+/// Whether the claim's current exit has been in use, for all that is known. It is pinned only once it is
+/// up, so that a pinned one always has been. `maybe` when this leader has
 /// seen its VPN up, or has not seen all of its pod's life. For a strict session that is enough, since
 /// replicas may have used it before the claim could say so, and its address must not change; for others
 /// it is a start that failed, and those are counted.
 fn was_in_use(claim: &Claim, maybe: bool) -> bool {
-    claim.ready == Some(claim.transition) || (maybe && claim.key.mode == Mode::Strict)
+    claim.ready == Some(claim.transition) || claim.pinned || (maybe && claim.key.mode == Mode::Strict)
 }

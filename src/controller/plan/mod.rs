@@ -19,13 +19,18 @@ use super::action::{Action, ClaimEnd, Now, PodEnd};
 use super::brain::Brain;
 use super::facts::PodFacts;
 use super::patch::ClaimPatch;
+use super::policy::Standing;
 use super::writes::Held;
+use crate::identity::Account;
 use crate::session::claim::{Claim, ReasonKind};
 use crate::session::pod::Stage;
 
 /// How long a rejected claim stays, so that whoever waits for it reads why, even if his watch has to
 /// list again; and whoever asks again at once is told the same without another start.
 const REJECTED_KEPT: Duration = Duration::from_secs(2);
+
+/// The same for a claim whose request did not wait: whoever made it comes again, and is told then.
+const REJECTED_KEPT_NO_WAIT: Duration = Duration::from_secs(10);
 
 /// How often what no longer matters is dropped.
 const FORGET: Duration = Duration::from_secs(10);
@@ -147,17 +152,24 @@ impl Brain {
             Some(ReasonKind::Rejected) => {
                 self.give_up_pods(exits, plan);
                 let seen = self.seen.claims.get(&claim.uid).and_then(|seen| seen.rejected);
-                if plan.due(seen.unwrap_or(plan.now.mono) + REJECTED_KEPT) {
+                let kept = if claim.no_wait { REJECTED_KEPT_NO_WAIT } else { REJECTED_KEPT };
+                if plan.due(seen.unwrap_or(plan.now.mono) + kept) {
                     self.delete_claim(claim, false, ClaimEnd::Rejected, plan);
                 }
                 return false;
             }
             Some(ReasonKind::Lost) => {
+                if self.end_if_ownerless(claim, plan) {
+                    return false;
+                }
                 self.give_up_pods(exits, plan);
                 self.reap_if_idle(claim, plan);
                 return false;
             }
             Some(ReasonKind::Waiting | ReasonKind::Retrying) | None => {}
+        }
+        if exits.current(claim).is_some() && self.end_if_ownerless(claim, plan) {
+            return false;
         }
         match exits.current(claim) {
             Some(pod) => {
@@ -204,6 +216,18 @@ impl Brain {
             return true;
         }
         false
+    }
+
+    /// Ends a session whose account is gone, once its time to drain is over. Tells whether it goes.
+    fn end_if_ownerless(&mut self, claim: &Arc<Claim>, plan: &mut Plan) -> bool {
+        let drain = self.settings.account_drain;
+        match self.policy.standing(&claim.key.account, drain, plan.now.mono) {
+            Standing::Unknown(end) if plan.due(end) => {
+                self.delete_claim(claim, false, ClaimEnd::AccountGone, plan);
+                true
+            }
+            Standing::Known | Standing::Unknown(_) => false,
+        }
     }
 
     /// Pods whose claim is not there. A look at the API decides, since the watch of claims may be behind.
@@ -288,6 +312,9 @@ impl Brain {
         let mut uids: BTreeSet<&str> = pods.map(|binding| binding.claim_uid.as_str()).collect();
         uids.extend(self.snapshot.claims.iter().map(|record| record.uid.as_str()));
         self.writes.prune(now, &uids);
+        let claims = self.snapshot.readable_claims();
+        let owners: BTreeSet<&Account> = claims.map(|claim| &claim.key.account).collect();
+        self.policy.prune(&owners);
     }
 }
 

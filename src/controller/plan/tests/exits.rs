@@ -182,6 +182,12 @@ fn a_lost_exit_is_replaced_given_up_or_deleted_by_the_sessions_kind() {
     let (_, pod) = lab.ready_with(changed(&claim("_api"), |claim| claim.pinned = true));
     assert_claim_deleted(&lose(&mut lab, &pod), true, ClaimEnd::PinnedLost);
 
+    // Pinned by a replica before this leader could say that it is up.
+    let mut lab = Lab::new(5);
+    let (claim, pod) = starting(&mut lab, "_api");
+    lab.see(&changed(&claim, |claim| claim.pinned = true));
+    assert_claim_deleted(&lose(&mut lab, &pod), true, ClaimEnd::PinnedLost);
+
     // Nor is an exit of the management API that has an idle timeout instead: nobody knows another.
     let mut lab = Lab::new(5);
     let (_, pod) = lab.ready("_api");
