@@ -182,13 +182,7 @@ async fn refused(
     }
 }
 
-fn refuse(
-    client: &Client,
-    error: &ProxyError,
-    connect: bool,
-    record: Record,
-    turn: Turn,
-) -> Response<Body> {
+fn refuse(client: &Client, error: &ProxyError, connect: bool, record: Record, turn: Turn) -> Response<Body> {
     // What has come behind a CONNECT that is refused may be a tunnel's first data: only the client knows.
     let close = closes(&client.connection, error) || (connect && client.pace.has_early());
     let response = response::error_response(error, record.id, close);

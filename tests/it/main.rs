@@ -5,13 +5,13 @@
 #[macro_use]
 mod support;
 
+mod abuse;
+mod accounts;
 mod api;
 mod api_access;
 mod api_input;
 mod api_lost;
 mod api_replicas;
-mod abuse;
-mod accounts;
 mod capacity;
 mod catalogue;
 mod control_plane;
@@ -26,6 +26,6 @@ mod proxy_errors;
 mod relay;
 mod sessions;
 mod simulator;
-mod v1;
 mod strict;
+mod v1;
 mod websocket;
