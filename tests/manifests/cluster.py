@@ -25,7 +25,7 @@ rules:
 """
 
 
-def wait_for(what, condition, patience=30):
+def wait_for(what, condition, patience=60):
     """Waits until `condition` returns something true, and returns that."""
     end = time.monotonic() + patience
     while True:
@@ -101,7 +101,7 @@ class Cluster:
         self.context.check_hostname = False
         self.context.verify_mode = ssl.CERT_NONE
         try:
-            wait_for("kube-apiserver", self.ready, 60)
+            wait_for("kube-apiserver", self.ready, 180)
         except BaseException as error:
             self.__exit__(type(error))
             raise

@@ -253,7 +253,7 @@ class Life:
     def run(self):
         if self.fetches:
             self.begin()
-            wait_for("the server list's Job", lambda: self.kubelet.jobs_done, 30)
+            wait_for("the server list's Job", lambda: self.kubelet.jobs_done)
             wait_for("the gateway", self.ready)
             kept = f"/api/v1/namespaces/{self.namespace}/configmaps/gluetun-gateway-servers"
             wait_for("the list to be kept", lambda: "binaryData" in self.cluster.must("GET", kept))
@@ -261,7 +261,7 @@ class Life:
             # The list is lost, and the Job that is done is in the way of the next one.
             self.cluster.must("PATCH", kept, {"binaryData": None, "metadata": {"annotations": None}}, kind=MERGE)
             self.begin()
-            wait_for("another Job", lambda: len(self.kubelet.jobs_done) > 1, 30)
+            wait_for("another Job", lambda: len(self.kubelet.jobs_done) > 1)
             wait_for("the list to be kept again", lambda: "binaryData" in self.cluster.must("GET", kept))
             self.check("the gateway ends in good order", self.end() == 0)
         self.begin(SERVERS_FILE_PATH=self.list)
