@@ -9,17 +9,18 @@ mod supervise;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::{self, Accounts, FilesError, Follow};
 use crate::config::Config;
 use crate::drain::Shutdown;
-use crate::identity::{Authenticator, Users, UsersError};
+use crate::identity::{Authenticator, Throttle};
 use crate::metrics::Metrics;
+use crate::proxy::failures::Failures;
 use crate::proxy::{self, Deps, DestinationError, Destinations, Listeners, Proxy};
 use crate::readiness::{Liveness, Readiness, Report};
 use crate::servers::{self, Catalogue, LoadError};
@@ -27,6 +28,9 @@ use crate::session::{self, Sessions};
 
 /// How often files are looked at for changes: a mounted Secret lags by up to a minute anyway.
 const RELOAD: Duration = Duration::from_secs(2);
+
+/// How often the ConfigMap with the last server list is looked at: a request of some hundred bytes.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// How the process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,22 +64,9 @@ pub enum AppError {
         /// Why not.
         error: io::Error,
     },
-    /// The users file cannot be read.
-    #[error("cannot read the users file {}: {error}", path.display())]
-    UsersFile {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-    /// The users file has mistakes.
-    #[error("the users file {} has mistakes: {}", path.display(), told(mistakes))]
-    Users {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        mistakes: Vec<UsersError>,
-    },
+    /// The users file or the accounts file cannot be used.
+    #[error(transparent)]
+    Accounts(#[from] FilesError),
     /// The server list cannot be used.
     #[error(transparent)]
     Servers(#[from] LoadError),
@@ -107,11 +98,16 @@ pub struct Options {
     pub metrics: Option<Arc<Metrics>>,
     /// How often the users and servers files are looked at for changes.
     pub reload_interval: Duration,
+    /// How often the ConfigMap with the last server list is looked at, for one that another replica has
+    /// fetched.
+    pub look_interval: Duration,
+    /// Whether the API server is asked at start if rights and admission will do: some 20 requests.
+    pub preflight: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { metrics: None, reload_interval: RELOAD }
+        Self { metrics: None, reload_interval: RELOAD, look_interval: LOOK, preflight: true }
     }
 }
 
@@ -124,8 +120,10 @@ struct Shared {
     liveness: Liveness,
     sessions: Sessions,
     authenticator: Authenticator,
+    accounts: watch::Receiver<Arc<Accounts>>,
     catalogue: watch::Receiver<Arc<Catalogue>>,
     shutdown: Shutdown,
+    failures: Failures,
     /// Cancelled to begin the drain.
     begin: CancellationToken,
 }
@@ -157,40 +155,58 @@ impl App {
     /// # Errors
     ///
     /// As [`AppError`] says; nothing is left running then.
-    pub async fn start_with(config: Config, kube: kube::Config, options: Options) -> Result<Self, AppError> {
-        let config = Arc::new(config);
+    pub async fn start_with(
+        mut config: Config,
+        kube: kube::Config,
+        options: Options,
+    ) -> Result<Self, AppError> {
         let metrics = match options.metrics {
             Some(metrics) => metrics,
             None => Arc::new(Metrics::new()?),
         };
-        let authenticator = Authenticator::new(users(&config)?)?;
+        let source =
+            accounts::Source { users: config.users_file.clone(), accounts: config.accounts_file.clone() };
+        let files = source.load()?;
         let catalogue = match &config.servers {
             Some(source) => servers::load(source)?,
             None => Catalogue::default(),
         };
         let destinations = Destinations::parse(&config.allow_destinations, &config.deny_destinations)
             .map_err(AppError::Destinations)?;
+        accounts::warn(&files.warnings(&catalogue));
         warn_of_open_api(&config);
+        let (fingerprint, now) = (files.fingerprint(), files.accounts());
+        metrics.accounts.set(i64::try_from(now.len()).unwrap_or(i64::MAX));
+        let (accounts_tx, accounts) = watch::channel(Arc::new(now));
+        let authenticator =
+            Authenticator::throttled(files.into_users(), Throttle::new(config.auth_throttle))?;
         let (catalogue_tx, catalogue) = watch::channel(Arc::new(catalogue));
 
         // Every port before anything runs.
         let listeners = Listeners::bind(config.proxy_addr, config.data_threads)
             .map_err(|error| AppError::Bind { name: "PROXY_ADDR", addr: config.proxy_addr, error })?;
         let proxy_addr = listeners.addr();
+        // Port 0 asks for any, there as here: what is handed out is the one that came of it.
+        if let Some(url) = config.gateway_url.strip_suffix(":0") {
+            config.gateway_url = format!("{url}:{}", proxy_addr.port());
+        }
         let admin = bind("ADMIN_ADDR", config.admin_addr)?;
         let admin_addr = admin.local_addr()?;
         let destinations = own(destinations, &config, proxy_addr, admin_addr);
 
+        let config = Arc::new(config);
         let readiness = Readiness::new();
         let shutdown = Shutdown::new();
         let (sessions, driver) = session::sessions(Arc::clone(&metrics), config.idle_timeout);
         let shared = Shared {
+            failures: Failures::new(config.data_threads),
             config,
             metrics,
             readiness,
             liveness: Liveness::new(),
             sessions,
             authenticator,
+            accounts,
             catalogue,
             shutdown,
             begin: CancellationToken::new(),
@@ -204,7 +220,17 @@ impl App {
 
         let (exit_tx, exit) = watch::channel(None);
         let (started_tx, started) = oneshot::channel();
+        let follow = Follow {
+            source,
+            fingerprint,
+            authenticator: shared.authenticator.clone(),
+            accounts: accounts_tx,
+            catalogue: shared.catalogue.clone(),
+            drain: shared.config.account_drain_timeout,
+            interval: options.reload_interval,
+        };
         let control = control::Control {
+            follow,
             shared: shared.clone(),
             kube,
             admin,
@@ -213,6 +239,8 @@ impl App {
             catalogue: catalogue_tx,
             conditions,
             reload_interval: options.reload_interval,
+            look_interval: options.look_interval,
+            preflight: options.preflight,
         };
         control.spawn(started_tx, exit_tx)?;
         started.await.map_err(|_| AppError::Control)??;
@@ -286,11 +314,13 @@ fn start_proxy(shared: &Shared, listeners: Listeners, destinations: Destinations
     let deps = Deps {
         sessions: shared.sessions.clone(),
         authenticator: shared.authenticator.clone(),
+        accounts: shared.accounts.clone(),
         catalogue: shared.catalogue.clone(),
         destinations,
         metrics: Arc::clone(&shared.metrics),
         shutdown: shared.shutdown.clone(),
         liveness: shared.liveness.clone(),
+        failures: shared.failures.clone(),
     };
     proxy::start(&shared.config, listeners, deps)
 }
@@ -301,14 +331,6 @@ fn own(destinations: Destinations, config: &Config, proxy: SocketAddr, admin: So
     let service = service.flat_map(|ip| [proxy.port(), admin.port()].map(|port| SocketAddr::new(ip, port)));
     let listening: Vec<SocketAddr> = [proxy, admin].into_iter().chain(service).collect();
     destinations.with_ipv6(config.exit_ipv6).with_own(&config.gateway_url, &listening)
-}
-
-/// The accounts to begin with.
-fn users(config: &Config) -> Result<Users, AppError> {
-    let path = &config.users_file;
-    let text =
-        std::fs::read_to_string(path).map_err(|error| AppError::UsersFile { path: path.clone(), error })?;
-    Users::parse(&text).map_err(|mistakes| AppError::Users { path: path.clone(), mistakes })
 }
 
 fn bind(name: &'static str, addr: SocketAddr) -> Result<TcpListener, AppError> {

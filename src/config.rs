@@ -5,6 +5,7 @@ mod cluster;
 mod load;
 mod reader;
 mod settings;
+mod tokens;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +14,10 @@ use std::time::Duration;
 pub use cluster::cluster;
 pub use reader::{ConfigError, Environment, Mistake};
 pub use settings::{Fallback, SETTINGS, Setting, Topic, markdown};
+pub use tokens::{MIN_TOKEN, TokenMistake, read_token_file};
 
+use crate::controller::template::Template;
+use crate::identity::Rate;
 use crate::secret::Secret;
 use crate::servers::Source;
 
@@ -28,6 +32,15 @@ pub enum TunDevice {
     None,
     /// A device plugin's resource, such as `squat.ai/tun`.
     Resource(String),
+}
+
+/// Which header fields plain HTTP requests and answers get on their way (`FORWARDING_HEADERS`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// `Via`, in both directions (RFC 9110, 7.6.3).
+    pub via: bool,
+    /// `X-Forwarded-For` with the client's address, towards the origin.
+    pub forwarded_for: bool,
 }
 
 /// How log lines are written (`LOG_FORMAT`).
@@ -48,8 +61,16 @@ pub struct Config {
     pub admin_addr: SocketAddr,
     /// `USERS_FILE`: htpasswd lines.
     pub users_file: PathBuf,
+    /// `ACCOUNTS_FILE`: what accounts may do.
+    pub accounts_file: Option<PathBuf>,
+    /// `ACCOUNT_DRAIN_TIMEOUT`: how long the tunnels and exits of a removed account have.
+    pub account_drain_timeout: Duration,
     /// `ADMIN_TOKEN`: bearer tokens of the admin API, none for an open one.
     pub admin_tokens: Vec<Secret>,
+    /// `ADMIN_TOKEN_FILE`: where they were read from, and are read from again when it changes.
+    pub admin_token_file: Option<PathBuf>,
+    /// `CORS_ORIGINS`: origins whose pages may use the admin API; `*` alone for all of them.
+    pub cors_origins: Vec<String>,
     /// `K8S_NAMESPACE`: where claims and pods live.
     pub namespace: String,
     /// Name of this replica (`POD_NAME`, else the host's name and the process id): the leader's identity.
@@ -72,6 +93,8 @@ pub struct Config {
     pub tun_device: TunDevice,
     /// `GLUETUN_IMAGE`: image of the pods.
     pub gluetun_image: String,
+    /// `POD_TEMPLATE_FILE`: what the operator adds to the pods.
+    pub pod_template: Option<Template>,
     /// `VPN_SERVICE_PROVIDER`: the provider that the pods connect to.
     pub vpn_provider: String,
     /// `VPN_TYPE`: `wireguard`.
@@ -92,10 +115,18 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `MAX_CONNECTIONS`: client connections at once, in all.
     pub max_connections: usize,
+    /// `MAX_UNAUTHENTICATED`: of those, the ones that have not logged in yet.
+    pub max_unauthenticated: usize,
+    /// `AUTH_THROTTLE`: failed logins of one address; none for no limit.
+    pub auth_throttle: Option<Rate>,
+    /// `FORWARDING_HEADERS`: what is added to plain HTTP requests and answers.
+    pub forwarding_headers: Forwarding,
     /// `DATA_THREADS`: threads of the data path.
     pub data_threads: usize,
     /// `SERVERS_JSON` or `SERVERS_FILE_PATH`: where the server list comes from.
     pub servers: Option<Source>,
+    /// `SERVERS_REFRESH`: how old a fetched list may become; zero for one that is fetched only when asked for.
+    pub servers_refresh: Duration,
     /// `LOG_LEVEL`: a level or a `tracing` filter.
     pub log_level: String,
     /// `LOG_FORMAT`.

@@ -18,13 +18,18 @@
 //! meeting point; [`controller`] runs on the elected leader alone. [`identity`], [`selector`] and
 //! [`servers`] know none of them.
 
+pub mod accounts;
 pub mod admin;
 pub mod app;
 pub mod config;
 pub mod controller;
 pub mod drain;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod identity;
 pub mod metrics;
+pub mod preflight;
 pub mod proxy;
 pub mod readiness;
 pub mod secret;

@@ -17,6 +17,7 @@ use gluetun_gateway::signal::Signals;
 use gluetun_gateway::telemetry::{self, LogGuard};
 use tokio::runtime::{Builder, Runtime};
 
+mod inspect;
 #[cfg(feature = "simulator")]
 mod simulated;
 
@@ -41,7 +42,18 @@ enum Command {
     /// Run the gateway, which is what happens without a command.
     Serve,
     /// Read the configuration, print every mistake, and exit with 64 if there is one.
-    Check,
+    Check {
+        /// Ask the cluster as well: whether the rights are there, such pods are admitted, and the Secret has
+        /// both keys. As whoever the kubeconfig names; exit with 1 if something will not work.
+        #[arg(long)]
+        cluster: bool,
+    },
+    /// Print the pod that a username would get, POD_TEMPLATE_FILE included.
+    Manifest {
+        /// The username, such as alice-country-se.
+        #[arg(long, value_name = "USERNAME")]
+        user: String,
+    },
     /// Read a password from the terminal or a pipe, and print a line for USERS_FILE.
     HashPassword {
         /// The account; without it the hash alone is printed.
@@ -88,7 +100,8 @@ fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
     let ended = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(),
-        Command::Check => check(),
+        Command::Check { cluster } => inspect::check(cluster),
+        Command::Manifest { user } => inspect::manifest(&user),
         Command::HashPassword { user } => hash(user.as_deref()),
         #[cfg(feature = "simulator")]
         Command::Demo(args) => simulated::demo(args),
@@ -122,18 +135,6 @@ fn configuration(runtime: &Runtime) -> Result<(Config, kube::Config), Failure> {
             Err(Failure::new(USAGE, ConfigError(mistakes)))
         }
     }
-}
-
-/// Without a cluster in sight this is about the settings alone: they are also checked where none is.
-fn check() -> Result<u8, Failure> {
-    let env = Environment::process();
-    if ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"].iter().any(|name| env.get(name).is_some()) {
-        configuration(&runtime()?)?;
-    } else {
-        Config::load(&env).map_err(|mistakes| Failure::new(USAGE, mistakes))?;
-    }
-    writeln!(io::stdout(), "the configuration is good")?;
-    Ok(0)
 }
 
 fn serve() -> Result<u8, Failure> {

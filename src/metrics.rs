@@ -25,7 +25,7 @@ pub struct Metrics {
     process: Registry,
     /// Requests of the proxy port that ended, by `kind` (`connect`, `http`, `none`) and `outcome`
     /// (`ok`, an error code of `docs/errors.md`, or how it broke off: `client_gone`, `client_reset`,
-    /// `upstream_reset`, `exit_gone`, `cut`, `idle`).
+    /// `upstream_reset`, `exit_gone`, `account_gone`, `cut`, `idle`).
     pub requests: IntCounterVec,
     /// How long requests were held for an exit, in seconds, by `cold` (`true`, `false`).
     pub hold_seconds: HistogramVec,
@@ -46,6 +46,10 @@ pub struct Metrics {
     pub tunnels_open: IntGauge,
     /// Client connections that are open now.
     pub connections_open: IntGauge,
+    /// Of those, the ones whose clients have not logged in.
+    pub connections_unauthenticated: IntGauge,
+    /// Connections closed before their clients had logged in, to make room for newer ones.
+    pub connections_evicted: IntCounter,
     /// Bytes relayed, by `direction` (`up` towards the exit, `down` towards the client).
     pub bytes: IntCounterVec,
     /// Times that accepting was paused since no file descriptor was left.
@@ -63,10 +67,18 @@ pub struct Metrics {
     pub start_backoffs: IntGauge,
     /// Claims reaped as idle.
     pub claims_reaped: IntCounter,
-    /// Password checks, by `outcome` (`ok`, `refused`, `busy`, `cached`).
+    /// Password checks, by `outcome` (`ok`, `refused`, `busy`, `throttled`, `cached`).
     pub logins: IntCounterVec,
+    /// Requests refused by a limit of their account, by `limit` (`sessions`, `tunnels`, `rate`).
+    pub account_quota: IntCounterVec,
+    /// Accounts that can log in.
+    pub accounts: IntGauge,
     /// Servers in the list in use.
     pub servers: IntGauge,
+    /// How old the list in use is, in seconds, by its `source`: set at each scrape, for one source.
+    pub servers_age: IntGaugeVec,
+    /// Refreshes of the server list, by `outcome` (`ok`, `refused`, `file`, or why the Job failed).
+    pub servers_refreshes: IntCounterVec,
     /// Re-reads of a file that failed and left the old content in use, by `file`.
     pub reload_errors: IntCounterVec,
     /// Log lines dropped since the queue to their writer was full.
@@ -128,6 +140,14 @@ impl Metrics {
             pods_limit: gauge("pods_limit", "Limit on pods")?,
             tunnels_open: gauge("tunnels_open", "Open tunnels")?,
             connections_open: gauge("connections_open", "Open client connections")?,
+            connections_unauthenticated: gauge(
+                "connections_unauthenticated",
+                "Open client connections that have not logged in",
+            )?,
+            connections_evicted: counter(
+                "connections_evicted_total",
+                "Connections closed before a login, for newer ones",
+            )?,
             bytes: counters("bytes_total", "Bytes relayed", &["direction"])?,
             accept_paused: counter(
                 "accept_paused_total",
@@ -152,7 +172,19 @@ impl Metrics {
             start_backoffs: gauge("start_backoffs", "Locations whose starts rest since they fail")?,
             claims_reaped: counter("claims_reaped_total", "Claims reaped as idle")?,
             logins: counters("logins_total", "Password checks", &["outcome"])?,
+            account_quota: counters(
+                "account_quota_total",
+                "Requests refused by a limit of their account",
+                &["limit"],
+            )?,
+            accounts: gauge("accounts", "Accounts that can log in")?,
             servers: gauge("servers", "Servers in the list in use")?,
+            servers_age: gauges("servers_age_seconds", "Age of the list in use", &["source"])?,
+            servers_refreshes: counters(
+                "servers_refreshes_total",
+                "Refreshes of the server list that ended",
+                &["outcome"],
+            )?,
             reload_errors: counters("reload_errors_total", "Re-reads of a file that failed", &["file"])?,
             log_dropped: counter("log_dropped_total", "Log lines dropped for want of room")?,
             process: Registry::new(),

@@ -15,14 +15,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::supervise::Tasks;
 use super::{AppError, Exit, Shared};
+use crate::accounts::{self, Accounts, FilesError, Follow};
 use crate::admin::{self, Admin};
-use crate::controller;
+use crate::controller::sample::sample;
+use crate::controller::{self, Knowledge};
 use crate::drain::Phase;
-use crate::identity;
+use crate::preflight::{Finding, Preflight, Verdict};
 use crate::proxy::Proxy;
 use crate::readiness::Condition;
-use crate::servers::{self, Catalogue, Source};
-use crate::session::Driver;
+use crate::servers::{Catalogue, Keeper};
+use crate::session::{Driver, Manager};
 
 /// How long connecting to the API server may take on the path of a request: kube's own limit is 30 s.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -33,6 +35,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// How long the sessions and the controller have to end. With the admin port's second it stays below what
 /// the settings keep of the pod's grace period (7 s, 2 of them for what is cut).
 const STOP: Duration = Duration::from_millis(3500);
+
+/// Username of the pod that the API server is asked about at start.
+const PREFLIGHT: &str = "preflight";
 
 /// How long the data threads have to end once everything that they served is gone.
 const JOIN: Duration = Duration::from_millis(300);
@@ -55,6 +60,8 @@ impl Conditions {
 /// Everything that the control plane runs.
 #[derive(Debug)]
 pub(super) struct Control {
+    /// What follows the files of accounts.
+    pub(super) follow: Follow,
     pub(super) shared: Shared,
     pub(super) kube: kube::Config,
     pub(super) admin: TcpListener,
@@ -63,6 +70,8 @@ pub(super) struct Control {
     pub(super) catalogue: watch::Sender<Arc<Catalogue>>,
     pub(super) conditions: Conditions,
     pub(super) reload_interval: Duration,
+    pub(super) look_interval: Duration,
+    pub(super) preflight: bool,
 }
 
 /// The two clients of one API server.
@@ -113,9 +122,13 @@ impl Control {
         };
         let shared = self.shared;
         let Clients { requests, patient } = clients;
+        let asking = requests.clone();
         let stop = CancellationToken::new();
         let stop_admin = CancellationToken::new();
         let mut tasks = Tasks::default();
+        let (keeper, refresher) =
+            Keeper::new(Arc::clone(&shared.config), self.catalogue, Arc::clone(&shared.metrics));
+        let for_servers = requests.clone();
 
         tasks.spawn("sessions", {
             let (shared, stop, watches) = (shared.clone(), stop.clone(), self.conditions.watches);
@@ -132,13 +145,23 @@ impl Control {
                 run.await;
             }
         });
+        let manager = Manager::new(shared.sessions.clone(), requests.clone(), &shared.config.namespace);
         tasks.spawn("controller", {
-            let (shared, stop) = (shared.clone(), stop.clone());
+            let (shared, stop, requests) = (shared.clone(), stop.clone(), requests.clone());
             async move {
-                let Shared { config, metrics, catalogue, .. } = shared;
-                if let Err(error) = controller::run(requests, config, metrics, catalogue, stop).await {
+                let Shared { config, metrics, catalogue, accounts, .. } = shared;
+                let knowledge = Knowledge { catalogue, accounts };
+                if let Err(error) = controller::run(requests, config, metrics, knowledge, stop).await {
                     tracing::error!(%error, "the controller gave up");
                 }
+            }
+        });
+        let (tokens_tx, tokens) = watch::channel(Arc::new(shared.config.admin_tokens.clone()));
+        tasks.spawn("tokens", {
+            let path = shared.config.admin_token_file.clone();
+            let errors = shared.metrics.reload_errors.with_label_values(&["tokens"]);
+            async move {
+                admin::watch_tokens(path, tokens_tx, self.reload_interval, move || errors.inc()).await;
             }
         });
         tasks.spawn("admin", {
@@ -149,21 +172,24 @@ impl Control {
                 liveness: shared.liveness.clone(),
                 sessions: shared.sessions.clone(),
                 catalogue: shared.catalogue.clone(),
+                failures: shared.failures.clone(),
+                refresher,
+                manager,
+                tokens,
             });
             admin::serve(admin, router, stop_admin.clone())
         });
-        tasks.spawn("users", {
-            let (path, authenticator) = (shared.config.users_file.clone(), shared.authenticator.clone());
-            let errors = shared.metrics.reload_errors.with_label_values(&["users"]);
+        tasks.spawn("accounts", accounts(&shared, self.follow, requests));
+        tasks.spawn("servers", {
+            let telling = tell_loaded(shared.catalogue.clone(), self.conditions.servers);
+            let keeping = keeper.run(for_servers, self.reload_interval, self.look_interval);
             async move {
-                let count = move || errors.inc();
-                identity::watch_users(path, authenticator, self.reload_interval, count).await;
+                tokio::join!(keeping, telling);
             }
         });
-        tasks.spawn(
-            "servers",
-            servers(&shared, self.catalogue, self.conditions.servers, self.reload_interval),
-        );
+        if self.preflight {
+            tasks.spawn("preflight", preflight(&shared, asking));
+        }
         tasks.spawn("heartbeat", shared.liveness.register("control").run());
         let mut proxy = self.proxy;
         started.send(Ok(())).ok();
@@ -229,38 +255,59 @@ async fn joined(proxy: Proxy) -> bool {
     }
 }
 
-/// Follows the server list where it is a file, and says when there is one.
-fn servers(
+/// Follows the files of accounts, and says so where they are not taken: by a metric for each file, and by
+/// one Event for people.
+fn accounts(
     shared: &Shared,
-    catalogue: watch::Sender<Arc<Catalogue>>,
-    loaded: Condition,
-    interval: Duration,
+    follow: Follow,
+    client: kube::Client,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let path = match &shared.config.servers {
-        Some(Source::File(path)) => Some(path.clone()),
-        Some(Source::Text(_)) | None => None,
-    };
-    let mut current = shared.catalogue.clone();
-    let errors = shared.metrics.reload_errors.with_label_values(&["servers"]);
+    let (config, metrics) = (Arc::clone(&shared.config), Arc::clone(&shared.metrics));
     async move {
-        let following = async {
-            match path {
-                Some(path) => {
-                    servers::watch_file(path, catalogue, interval, move || errors.inc()).await;
-                }
-                // The sender must live: receivers take its end for that of the process.
-                None => {
-                    std::future::pending::<()>().await;
-                    drop(catalogue);
-                }
-            }
+        let on_taken = |accounts: &Accounts| {
+            metrics.accounts.set(i64::try_from(accounts.len()).unwrap_or(i64::MAX));
         };
-        let telling = async {
-            if current.wait_for(|catalogue| !catalogue.is_empty()).await.is_ok() {
-                loaded.met();
+        let on_mistake = |error: &FilesError| {
+            for fault in &error.0 {
+                metrics.reload_errors.with_label_values(&[fault.file.as_str()]).inc();
             }
-            std::future::pending::<()>().await;
+            let (client, config, metrics) = (client.clone(), Arc::clone(&config), Arc::clone(&metrics));
+            let text = format!("not taken, the old accounts stay: {error}");
+            tokio::spawn(async move {
+                controller::announce(client, &config, &metrics, "AccountsNotTaken", &text).await;
+            });
         };
-        tokio::join!(following, telling);
+        accounts::follow(follow, on_taken, on_mistake).await;
     }
+}
+
+/// Asks once, when there is a server list, whether rights and admission will do, and says what will not.
+fn preflight(shared: &Shared, client: kube::Client) -> impl Future<Output = ()> + Send + use<> {
+    let (config, metrics) = (Arc::clone(&shared.config), Arc::clone(&shared.metrics));
+    let mut catalogues = shared.catalogue.clone();
+    async move {
+        let listed = catalogues.wait_for(|catalogue| !catalogue.is_empty()).await.ok();
+        let catalogue = listed.map(|catalogue| Arc::clone(&catalogue));
+        let sample = catalogue.and_then(|catalogue| sample(&config, &catalogue, PREFLIGHT).ok());
+        if let Some(pod) = sample {
+            let findings = Preflight { config: &config, client, metrics: &metrics }.run(&pod).await;
+            for Finding { what, verdict } in findings {
+                match verdict {
+                    Verdict::Good => tracing::debug!(what, "preflight"),
+                    Verdict::Warning(why) => tracing::warn!(what, why, "preflight"),
+                    Verdict::Bad(why) => tracing::error!(what, why, "preflight: this will not work"),
+                    Verdict::Unknown(why) => tracing::info!(what, why, "preflight: no answer"),
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Says when there is a server list; never returns.
+async fn tell_loaded(mut catalogue: watch::Receiver<Arc<Catalogue>>, loaded: Condition) {
+    if catalogue.wait_for(|catalogue| !catalogue.is_empty()).await.is_ok() {
+        loaded.met();
+    }
+    std::future::pending().await
 }

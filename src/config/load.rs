@@ -7,24 +7,29 @@ use std::time::Duration;
 
 use base64::Engine as _;
 
-use super::reader::{ConfigError, Environment, Reader, quoted, split};
-use super::{Config, LogFormat, TunDevice};
-use crate::identity::Users;
+use super::reader::{ConfigError, Environment, Mistake, Reader, quoted, split};
+use super::tokens;
+use super::{Config, Forwarding, LogFormat, TunDevice};
+use crate::accounts::{self, AccountFile, Checked, FileFault};
+use crate::controller::template::{Template, TemplateError};
+use crate::identity::{FileMistake, Rate};
 use crate::proxy::{DestinationError, Destinations};
 use crate::secret::Secret;
-use crate::servers::{self, Source};
+use crate::servers::{self, Catalogue, Source};
 use crate::session::pod::{HEALTH_PORT, PROXY_PORT};
 use crate::telemetry;
+
+const ACCOUNTS_FILE: &str = "ACCOUNTS_FILE";
 
 /// Of the pod's grace period, what the end of the process needs beside draining, at most: 2 s for what is
 /// cut, 5 s for last renewals, leadership given up and the admin port.
 const STOP_MARGIN: Duration = Duration::from_secs(7);
 
-/// Shortest admin token: less is guessed.
-const MIN_TOKEN: usize = 16;
-
 /// Bytes of a WireGuard key (a Curve25519 scalar).
 const WIREGUARD_KEY: usize = 32;
+
+/// Shortest time between two automatic refreshes of the server list.
+const MIN_REFRESH: Duration = Duration::from_secs(60);
 
 /// Longest namespace name (RFC 1123 label).
 const MAX_LABEL: usize = 63;
@@ -44,16 +49,44 @@ impl Config {
     /// With all mistakes at once.
     pub fn load(env: &Environment) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(env);
-        let config = read(&mut reader, env);
+        let mut found = Checked::default();
+        let config = read(&mut reader, env, &mut found);
         match config {
             Some(config) if reader.mistakes.is_empty() => Ok(config),
+            _ => Err(ConfigError(reader.mistakes)),
+        }
+    }
+
+    /// As [`Config::load`], for somebody who wants to know: places of the accounts file that the server list
+    /// does not have are mistakes here. (They do not keep a gateway from starting: lists change by
+    /// themselves.) With the settings come warnings, of what is no mistake and still worth a look.
+    ///
+    /// # Errors
+    ///
+    /// With all mistakes at once.
+    pub fn check(env: &Environment) -> Result<(Self, Vec<Mistake>), ConfigError> {
+        let mut reader = Reader::new(env);
+        let mut found = Checked::default();
+        let config = read(&mut reader, env, &mut found);
+        let path = reader.given(ACCOUNTS_FILE).unwrap_or_default();
+        let told = |mistake: &FileMistake, fix: &str| Mistake {
+            name: ACCOUNTS_FILE.to_owned(),
+            what: format!("{path}, {mistake}"),
+            fix: fix.to_owned(),
+        };
+        let fix = "as it is, it allows and denies nothing";
+        reader.mistakes.extend(found.unknown_places.iter().map(|mistake| told(mistake, fix)));
+        let warnings = found.strangers.iter().map(|mistake| told(mistake, "the entry has no effect"));
+        let warnings = warnings.collect();
+        match config {
+            Some(config) if reader.mistakes.is_empty() => Ok((config, warnings)),
             _ => Err(ConfigError(reader.mistakes)),
         }
     }
 }
 
 /// `None` only after a mistake. Everything is read before anything is missed, so that all are told.
-fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
+fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Config> {
     let proxy_addr = address(r, "PROXY_ADDR");
     let admin_addr = address(r, "ADMIN_ADDR");
     if let (Some(proxy), Some(admin)) = (proxy_addr, admin_addr)
@@ -63,8 +96,10 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
     {
         r.mistake("ADMIN_ADDR", format!("{admin} collides with PROXY_ADDR {proxy}"), "take another port");
     }
-    let users_file = users(r);
-    let admin_tokens = tokens(r);
+    let auth_throttle = throttle(r);
+    let admin_tokens = admin_tokens(r);
+    let admin_token_file = r.secret_file("ADMIN_TOKEN");
+    let cors_origins = origins(r);
     let namespace = namespace(r, env);
     let gateway_url = gateway_url(r, namespace.as_deref());
     let service_cluster_ip = service_cluster_ip(r);
@@ -78,6 +113,7 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
     not_over(r, ("START_ATTEMPT_TIMEOUT", start_attempt_timeout), ("START_TIMEOUT", start_timeout));
 
     let gluetun_image = image(r);
+    let pod_template = pod_template(r);
     let vpn_provider = provider(r);
     let vpn_type = r.choice("VPN_TYPE", &[("wireguard", "wireguard".to_owned())], &[]);
     let tun_device = tun_device(r);
@@ -86,11 +122,19 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
     wireguard_key(r);
     wireguard_addresses(r);
 
-    let servers = servers(r);
+    let (servers, catalogue) = servers(r);
+    let (users_file, accounts_file) = accounts(r, &catalogue, found);
+    let account_drain_timeout = r.duration("ACCOUNT_DRAIN_TIMEOUT", secs(0), secs(DAY));
+    let servers_refresh = servers_refresh(r);
 
     let connect_timeout = r.duration("CONNECT_TIMEOUT", secs(1), secs(300));
     let (allow_destinations, deny_destinations) = destinations(r);
     let max_connections = r.number("MAX_CONNECTIONS", 1, 1_000_000);
+    let max_unauthenticated = match r.given("MAX_UNAUTHENTICATED") {
+        Some(_) => r.number("MAX_UNAUTHENTICATED", 1, max_connections.unwrap_or(1_000_000)),
+        None => max_connections.map(|most| (most / 4).max(1)),
+    };
+    let forwarding_headers = forwarding(r);
     let data_threads = match r.given("DATA_THREADS") {
         Some(_) => r.number("DATA_THREADS", 1, 256),
         None => Some(env.cpus.clamp(1, 256)),
@@ -110,7 +154,12 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
         proxy_addr: proxy_addr?,
         admin_addr: admin_addr?,
         users_file: users_file?,
+        accounts_file,
+        account_drain_timeout: account_drain_timeout?,
         admin_tokens: admin_tokens?,
+        admin_token_file,
+        cors_origins: cors_origins?,
+        auth_throttle: auth_throttle?,
         namespace: namespace?,
         identity,
         instance_limit: instance_limit?,
@@ -122,6 +171,7 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
         exit_ipv6: exit_ipv6?,
         tun_device: tun_device?,
         gluetun_image: gluetun_image?,
+        pod_template,
         vpn_provider: vpn_provider?,
         vpn_type: vpn_type?,
         firewall_input_ports: firewall_input_ports?,
@@ -132,8 +182,11 @@ fn read(r: &mut Reader<'_>, env: &Environment) -> Option<Config> {
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
         max_connections: max_connections?,
+        max_unauthenticated: max_unauthenticated?,
+        forwarding_headers: forwarding_headers?,
         data_threads: data_threads?,
         servers,
+        servers_refresh: servers_refresh?,
         log_level: log_level?,
         log_format: log_format?,
     })
@@ -143,68 +196,131 @@ fn address(r: &mut Reader<'_>, name: &'static str) -> Option<SocketAddr> {
     r.parse(name, "write an address and a port, such as 0.0.0.0:8080 or [::]:8080")
 }
 
-/// The users file, once its content is known to be good.
-fn users(r: &mut Reader<'_>) -> Option<PathBuf> {
+/// The users file and the accounts file, once their content is known to be good.
+fn accounts(
+    r: &mut Reader<'_>,
+    catalogue: &Catalogue,
+    found: &mut Checked,
+) -> (Option<PathBuf>, Option<PathBuf>) {
     const NAME: &str = "USERS_FILE";
-    let Some(path) = r.given(NAME) else {
-        if !r.mistaken(NAME) {
-            r.mistake(
-                NAME,
-                "is not set, and without accounts nobody could use the proxy",
-                "write the path of a file with lines such as `gluetun-gateway hash-password --user NAME` prints",
-            );
-        }
-        return None;
-    };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) => {
-            r.mistake(NAME, format!("cannot read {path}: {error}"), "write the path of a readable file");
-            return None;
-        }
-    };
-    match Users::parse(&text) {
-        Ok(_) => Some(PathBuf::from(path)),
-        Err(mistakes) => {
-            for mistake in mistakes {
-                r.mistake(
-                    NAME,
-                    format!("{path}, {mistake}"),
-                    "`gluetun-gateway hash-password --user NAME` prints a good line",
-                );
+    let users = r.given(NAME).map(PathBuf::from);
+    let accounts = r.given(ACCOUNTS_FILE).map(PathBuf::from);
+    if users.is_none() && !r.mistaken(NAME) {
+        r.mistake(
+            NAME,
+            "is not set, and without accounts nobody could use the proxy",
+            "write the path of a file with lines such as `gluetun-gateway hash-password --user NAME` prints",
+        );
+    }
+    *found = accounts::check(users.as_deref(), accounts.as_deref(), catalogue);
+    for FileFault { file, path, what } in &found.faults {
+        let path = path.display();
+        match what {
+            Err(error) => r.mistake(
+                file.setting(),
+                format!("cannot read {path}: {error}"),
+                "write the path of a readable file",
+            ),
+            Ok(mistakes) => {
+                let fix = match file {
+                    AccountFile::Users => "`gluetun-gateway hash-password --user NAME` prints a good line",
+                    AccountFile::Accounts => "docs/accounts.md describes the file",
+                };
+                for mistake in mistakes {
+                    r.mistake(file.setting(), format!("{path}, {mistake}"), fix);
+                }
             }
-            None
         }
     }
+    (users, accounts)
 }
 
-fn tokens(r: &mut Reader<'_>) -> Option<Vec<Secret>> {
+/// `Some(None)` where it is off.
+fn throttle(r: &mut Reader<'_>) -> Option<Option<Rate>> {
+    const NAME: &str = "AUTH_THROTTLE";
+    let text = r.value(NAME)?;
+    if text.eq_ignore_ascii_case("off") {
+        return Some(None);
+    }
+    let rate = text.parse().ok();
+    if rate.is_none() {
+        r.mistake(
+            NAME,
+            format!("{} is not a number of failures and a time", quoted(&text)),
+            "write them as 10/1m (1 to 1000000, at most 1day), or off",
+        );
+    }
+    rate.map(Some)
+}
+
+fn forwarding(r: &mut Reader<'_>) -> Option<Forwarding> {
+    const NAME: &str = "FORWARDING_HEADERS";
+    let mut forwarding = Some(Forwarding::default());
+    for word in r.words(NAME) {
+        match (word.to_ascii_lowercase().as_str(), &mut forwarding) {
+            ("via", Some(found)) => found.via = true,
+            ("x-forwarded-for", Some(found)) => found.forwarded_for = true,
+            ("via" | "x-forwarded-for", None) => {}
+            _ => {
+                forwarding = None;
+                r.mistake(
+                    NAME,
+                    format!("{} is not one of its values", quoted(&word)),
+                    "write via, x-forwarded-for or both",
+                );
+            }
+        }
+    }
+    forwarding
+}
+
+fn admin_tokens(r: &mut Reader<'_>) -> Option<Vec<Secret>> {
     const NAME: &str = "ADMIN_TOKEN";
     let before = r.mistakes.len();
     let Some(text) = r.secret(NAME) else {
         return (r.mistakes.len() == before).then(Vec::new);
     };
-    let tokens: Vec<&str> = split(text.expose()).collect();
-    for (n, token) in tokens.iter().enumerate() {
-        let n = n + 1;
-        if token.len() < MIN_TOKEN {
+    let (tokens, mistakes) = tokens::parse(&text);
+    for mistake in mistakes {
+        r.mistake(NAME, mistake.to_string(), mistake.fix());
+    }
+    Some(tokens)
+}
+
+/// Origins as browsers send them: `scheme://host[:port]`, or `*` alone, or `none` alone.
+fn origins(r: &mut Reader<'_>) -> Option<Vec<String>> {
+    const NAME: &str = "CORS_ORIGINS";
+    let words = r.words(NAME);
+    if let [word] = words.as_slice() {
+        if word == "*" {
+            return Some(words);
+        }
+        if word.eq_ignore_ascii_case("none") {
+            return Some(Vec::new());
+        }
+    }
+    let mut good = true;
+    for word in &words {
+        let uri = word.parse::<http::Uri>().ok();
+        // A browser sends neither path nor credentials, so an origin with them would match nothing.
+        let fits = uri.is_some_and(|uri| {
+            uri.scheme().is_some()
+                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+                && matches!(uri.path(), "" | "/")
+                && uri.query().is_none()
+                && !word.ends_with('/')
+        });
+        if !fits {
+            good = false;
             r.mistake(
                 NAME,
-                format!("token {n} of {} is shorter than {MIN_TOKEN} characters", tokens.len()),
-                "make one with `openssl rand -hex 32`",
-            );
-        } else if !token.bytes().all(|b| b.is_ascii_graphic()) {
-            r.mistake(
-                NAME,
-                format!("token {n} of {} has characters that no header can carry", tokens.len()),
-                "make one with `openssl rand -hex 32`",
+                format!("{} is not an origin", quoted(word)),
+                "write scheme://host:port without a path, such as http://localhost:5000; * alone for all, none \
+                 alone for none",
             );
         }
     }
-    if tokens.is_empty() {
-        r.mistake(NAME, "holds no token", "make one with `openssl rand -hex 32`, or remove it");
-    }
-    Some(tokens.into_iter().map(Secret::from).collect())
+    good.then_some(words)
 }
 
 fn namespace(r: &mut Reader<'_>, env: &Environment) -> Option<String> {
@@ -333,6 +449,28 @@ fn provider(r: &mut Reader<'_>) -> Option<String> {
     Some(provider.to_ascii_lowercase())
 }
 
+/// What the operator adds to the pods; `None` also after a mistake, which has been told.
+fn pod_template(r: &mut Reader<'_>) -> Option<Template> {
+    const NAME: &str = "POD_TEMPLATE_FILE";
+    let path = r.given(NAME)?;
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            r.mistake(NAME, format!("{}: {error}", quoted(&path)), "name a file with a pod template in YAML");
+            return None;
+        }
+    };
+    match Template::parse(&text) {
+        Ok(template) => Some(template),
+        Err(mistakes) => {
+            for TemplateError { path: field, problem, fix } in mistakes {
+                r.mistake(NAME, format!("{}: {field}: {problem}", quoted(&path)), fix);
+            }
+            None
+        }
+    }
+}
+
 fn tun_device(r: &mut Reader<'_>) -> Option<TunDevice> {
     const NAME: &str = "TUN_DEVICE";
     let text = r.value(NAME)?;
@@ -430,18 +568,38 @@ fn is_prefix(word: &str) -> bool {
 
 /// The source of the server list, once its content is known to be good: a gateway that starts with a
 /// list that it cannot read would answer every request with an error.
-fn servers(r: &mut Reader<'_>) -> Option<Source> {
+fn servers(r: &mut Reader<'_>) -> (Option<Source>, Catalogue) {
     let text = r.given("SERVERS_JSON");
     let path = r.given("SERVERS_FILE_PATH");
     let (name, source) = match (text, path) {
         (Some(text), _) => ("SERVERS_JSON", Source::Text(text)),
         (None, Some(path)) => ("SERVERS_FILE_PATH", Source::File(Path::new(&path).to_owned())),
-        (None, None) => return None,
+        (None, None) => return (None, Catalogue::default()),
     };
-    if let Err(error) = servers::load(&source) {
+    let catalogue = servers::load(&source).unwrap_or_else(|error| {
         r.mistake(name, error.to_string(), "give Gluetun's servers.json, one provider's object of it, or the array that `format-servers -format json` prints");
+        Catalogue::default()
+    });
+    (Some(source), catalogue)
+}
+
+/// Zero for never; else not so often that the Job is hardly ever gone.
+fn servers_refresh(r: &mut Reader<'_>) -> Option<Duration> {
+    const NAME: &str = "SERVERS_REFRESH";
+    let refresh = r.duration(NAME, secs(0), secs(365 * DAY))?;
+    if !refresh.is_zero() && refresh < MIN_REFRESH {
+        r.mistake(
+            NAME,
+            format!(
+                "{} is less than {}",
+                humantime::format_duration(refresh),
+                humantime::format_duration(MIN_REFRESH)
+            ),
+            "write at least that, or 0 for never",
+        );
+        return None;
     }
-    Some(source)
+    Some(refresh)
 }
 
 fn destinations(r: &mut Reader<'_>) -> (Vec<String>, Vec<String>) {

@@ -96,12 +96,43 @@ pub const SETTINGS: &[Setting] = &[
          form, as `gluetun-gateway hash-password` prints them. Re-read when it changes; a mistake in it \
          leaves the accounts as they were.",
     ),
+    setting(
+        Topic::Access,
+        "AUTH_THROTTLE",
+        Value("10/1m"),
+        "Failed logins of one client address (IPv6: of one /64): `FAILURES/DURATION` lets so many through at \
+         once and as many again in each period, counted by each replica for itself; `off` for no limit, where \
+         a Service hides addresses. See [abuse.md](abuse.md).",
+    ),
+    setting(
+        Topic::Access,
+        "ACCOUNTS_FILE",
+        Nothing,
+        "What each account may do: YAML, described in [accounts.md](accounts.md). It holds no secrets, so a \
+         ConfigMap will do. Without it every account may do everything. Re-read together with `USERS_FILE`; \
+         a mistake in either leaves both as they were.",
+    ),
+    setting(
+        Topic::Access,
+        "ACCOUNT_DRAIN_TIMEOUT",
+        Value("25s"),
+        "How long the open tunnels of an account have that was removed or disabled, and its sessions with \
+         their exits; new requests are refused at once. `0s` to `24h`.",
+    ),
     secret(
         Topic::Access,
         "ADMIN_TOKEN",
         "Bearer tokens of the admin API, separated by commas or white space: any of them will do, so that \
-         one can be rotated. At least 16 characters each. Without one the API is open to whoever reaches the \
-         port. Probes and metrics never need one.",
+         one can be rotated. At least 16 characters each. The file has one a line, with comments after `#`; \
+         it is re-read when it changes, and a mistake in it leaves the tokens as they were. Without a token \
+         the API is open to whoever reaches the port. Probes and metrics never need one.",
+    ),
+    setting(
+        Topic::Access,
+        "CORS_ORIGINS",
+        Value("http://localhost:5000,http://127.0.0.1:5000"),
+        "Origins whose pages may use the admin API from a browser, separated by commas; `*` alone for all of \
+         them, `none` alone for none.",
     ),
     setting(
         Topic::Access,
@@ -162,6 +193,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Topic::Pods,
+        "POD_TEMPLATE_FILE",
+        Nothing,
+        "Pod template in YAML that is merged with every VPN pod: where pods run, and with what beside them. \
+         `docs/pods.md` says which fields it may have.",
+    ),
+    setting(
+        Topic::Pods,
         "VPN_SERVICE_PROVIDER",
         Value("mullvad"),
         "The VPN provider, by the name that Gluetun knows it by.",
@@ -216,6 +254,14 @@ pub const SETTINGS: &[Setting] = &[
          it changes; a mistake in it leaves the list as it was.",
     ),
     setting(
+        Topic::Servers,
+        "SERVERS_REFRESH",
+        Value("24h"),
+        "How old the list may become before a Job with `GLUETUN_IMAGE` fetches it anew, where neither of the \
+         two above is given; `0` for never, and then not at start either. `1m` to `365d`. See \
+         `docs/servers.md`.",
+    ),
+    setting(
         Topic::Proxy,
         "CONNECT_TIMEOUT",
         Value("25s"),
@@ -240,6 +286,20 @@ pub const SETTINGS: &[Setting] = &[
         "MAX_CONNECTIONS",
         Value("16384"),
         "Client connections at once, in all; each needs two open files. 1 to 1000000.",
+    ),
+    setting(
+        Topic::Proxy,
+        "MAX_UNAUTHENTICATED",
+        Computed("a quarter of `MAX_CONNECTIONS`"),
+        "Client connections at once that have not logged in yet. One more closes the oldest of them. 1 to \
+         `MAX_CONNECTIONS`. See [abuse.md](abuse.md).",
+    ),
+    setting(
+        Topic::Proxy,
+        "FORWARDING_HEADERS",
+        Nothing,
+        "What is added to plain HTTP, separated by commas: `via` (in both directions), `x-forwarded-for` (the \
+         client's address, towards the origin). Tunnels carry neither.",
     ),
     setting(
         Topic::Proxy,

@@ -157,8 +157,12 @@ pub(super) enum ClaimEnd {
     Unwanted,
     /// Those who waited have been told that there will be no exit.
     Rejected,
-    /// It is pinned, and its pod is lost.
+    /// It is pinned or the management API's, and its pod is lost.
     PinnedLost,
+    /// It is the management API's, and past its `ttl`.
+    Expired,
+    /// Its account, or share group, is gone.
+    AccountGone,
 }
 
 impl ClaimEnd {
@@ -169,6 +173,8 @@ impl ClaimEnd {
             Self::Unwanted => "nobody waits for it",
             Self::Rejected => "rejected",
             Self::PinnedLost => "its pinned exit is lost",
+            Self::Expired => "its exit has reached its ttl",
+            Self::AccountGone => "its account is gone",
         }
     }
 }
@@ -186,6 +192,8 @@ pub(super) enum LostWhy {
     Unreachable,
     /// Its proxy does not answer as Gluetun does.
     Protocol,
+    /// It is where its account may no longer have one.
+    Forbidden,
     /// A word of a replica that this version does not know.
     Other,
 }
@@ -210,6 +218,7 @@ impl LostWhy {
             Self::Expired => EXPIRED,
             Self::Unreachable => "unreachable",
             Self::Protocol => "protocol",
+            Self::Forbidden => "forbidden",
             Self::Other => "other",
         }
     }

@@ -14,9 +14,12 @@ use super::classify::{Patience, sentence};
 use super::facts::{ClaimRecord, PodFacts};
 use super::observations::{Observations, PodSeen};
 use super::patch::ClaimPatch;
+use super::policy::Policy;
 use super::probe::{Asked, Health};
 use super::snapshot::{Change, Folded, Snapshot};
 use super::writes::Writes;
+use crate::accounts::Owners;
+use crate::identity::Account;
 use crate::selector::Mode;
 use crate::servers::Catalogue;
 use crate::session::FailureClass;
@@ -38,6 +41,8 @@ pub(super) struct Settings {
     pub(super) patience: Patience,
     /// How long the tunnels of an exit have that is dead, or in the way (`DRAIN_TIMEOUT`).
     pub(super) drain: Duration,
+    /// How long the exits of an account have that is gone (`ACCOUNT_DRAIN_TIMEOUT`).
+    pub(super) account_drain: Duration,
 }
 
 /// What the leader knows, and its decisions.
@@ -49,6 +54,8 @@ pub(super) struct Brain {
     pub(super) snapshot: Snapshot,
     pub(super) seen: Observations,
     pub(super) writes: Writes,
+    /// What accounts may do.
+    pub(super) policy: Policy,
     /// Servers that starts failed on, and when.
     pub(super) blamed: BTreeMap<String, Duration>,
     /// Rests between starts that fail.
@@ -72,6 +79,7 @@ impl Brain {
             snapshot: Snapshot::default(),
             seen: Observations::default(),
             writes: Writes::default(),
+            policy: Policy::default(),
             blamed: BTreeMap::new(),
             backoffs: Backoffs::default(),
             quota: None,
@@ -83,7 +91,19 @@ impl Brain {
 
     /// A new server list.
     pub(super) fn on_catalogue(&mut self, catalogue: Arc<Catalogue>) {
+        self.policy.look_up(&catalogue);
         self.catalogue = catalogue;
+    }
+
+    /// The accounts are others. `gone` are owners of sessions that this process has known, and for how
+    /// long they have been gone.
+    pub(super) fn on_accounts<'a>(
+        &mut self,
+        owners: Arc<Owners>,
+        gone: impl Iterator<Item = (&'a Account, Duration)>,
+        now: Now,
+    ) {
+        self.policy.replace(owners, gone, &self.catalogue, now.mono);
     }
 
     /// The watch of pods tells something.

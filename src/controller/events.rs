@@ -27,6 +27,9 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// Events that may wait to be posted.
 const QUEUE: usize = 256;
 
+/// Longest message of an Event: what the API server takes.
+const MESSAGE: usize = 1024;
+
 /// Name of the component in Events.
 const COMPONENT: &str = "gluetun-gateway";
 
@@ -62,39 +65,66 @@ pub(super) fn narrator(events: Api<Event>, config: &Config, metrics: Arc<Metrics
     (narrator, Poster { events, identity: config.identity.clone(), namespace, metrics, notes })
 }
 
+/// Posts a warning about the gateway itself: an Event on the Lease that its replicas elect their leader by,
+/// which is there as long as they are. For what any replica finds, such as a file that it cannot take.
+pub async fn announce(
+    client: kube::Client,
+    config: &Config,
+    metrics: &Metrics,
+    reason: &'static str,
+    message: &str,
+) {
+    let namespace = config.namespace.as_str();
+    let object = ObjectReference {
+        api_version: Some("coordination.k8s.io/v1".to_owned()),
+        kind: Some("Lease".to_owned()),
+        name: Some(super::LEASE.to_owned()),
+        namespace: Some(namespace.to_owned()),
+        ..ObjectReference::default()
+    };
+    let message = format!("{}: {message}", config.identity).chars().take(MESSAGE).collect();
+    let note = Note { object, warning: true, reason, message };
+    let event = event(note, namespace, &config.identity);
+    let params = PostParams::default();
+    let events: Api<Event> = Api::namespaced(client, namespace);
+    if let Err(error) = call(metrics, Verb::Create, DEADLINE, events.create(&params, &event)).await {
+        debug!(target: TARGET, %error, "an Event could not be posted");
+    }
+}
+
+fn event(note: Note, namespace: &str, identity: &str) -> Event {
+    let now = micro_time(SystemTime::now());
+    let name = note.object.name.clone().unwrap_or_default();
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{}", Uuid::new_v4().simple())),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        involved_object: note.object,
+        type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(note.reason.to_owned()),
+        message: Some(note.message),
+        count: Some(1),
+        first_timestamp: Some(Time(now.0)),
+        last_timestamp: Some(Time(now.0)),
+        source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: None }),
+        reporting_component: Some(COMPONENT.to_owned()),
+        reporting_instance: Some(identity.to_owned()),
+        ..Event::default()
+    }
+}
+
 impl Poster {
     /// Posts until the narrator is gone.
     pub(super) async fn run(mut self) {
         while let Some(note) = self.notes.recv().await {
-            let event = self.event(note);
+            let event = event(note, &self.namespace, &self.identity);
             let params = PostParams::default();
             let post = self.events.create(&params, &event);
             if let Err(error) = call(&self.metrics, Verb::Create, DEADLINE, post).await {
                 debug!(target: TARGET, %error, "an Event could not be posted");
             }
-        }
-    }
-
-    fn event(&self, note: Note) -> Event {
-        let now = micro_time(SystemTime::now());
-        let name = note.object.name.clone().unwrap_or_default();
-        Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{name}.{}", Uuid::new_v4().simple())),
-                namespace: Some(self.namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            involved_object: note.object,
-            type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
-            reason: Some(note.reason.to_owned()),
-            message: Some(note.message),
-            count: Some(1),
-            first_timestamp: Some(Time(now.0)),
-            last_timestamp: Some(Time(now.0)),
-            source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: None }),
-            reporting_component: Some(COMPONENT.to_owned()),
-            reporting_instance: Some(self.identity.clone()),
-            ..Event::default()
         }
     }
 }

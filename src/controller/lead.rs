@@ -31,10 +31,10 @@ use super::facts::{ClaimRecord, PodFacts, Record};
 use super::leader::Until;
 use super::probe::Probes;
 use super::snapshot::Change;
-use super::{ControllerError, TARGET};
+use super::{ControllerError, Knowledge, TARGET};
+use crate::accounts::Accounts;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::servers::Catalogue;
 use crate::session::api::ApiError;
 use crate::session::claim::CLAIM_SELECTOR;
 use crate::session::pod::{POD_SELECTOR, PodState};
@@ -105,6 +105,7 @@ impl Term {
             limit: config.instance_limit,
             patience: Patience { attempt: config.start_attempt_timeout, start: config.start_timeout },
             drain: config.drain_timeout,
+            account_drain: config.account_drain_timeout,
         };
         let rng = StdRng::from_rng(&mut rand::rng());
         let namespace = config.namespace.as_str();
@@ -138,10 +139,11 @@ impl Term {
     pub(super) async fn run(
         self,
         mut until: watch::Receiver<Until>,
-        mut catalogue: watch::Receiver<Arc<Catalogue>>,
+        knowledge: Knowledge,
         stop: &CancellationToken,
     ) -> Result<bool, ControllerError> {
         let Self { mut brain, actor, narrator, poster, metrics, mut feed, start } = self;
+        let Knowledge { mut catalogue, mut accounts } = knowledge;
         let now = || Now { mono: start.elapsed(), wall: SystemTime::now() };
         let gauges = Gauges(Arc::clone(&metrics));
         metrics.leader.set(1);
@@ -152,6 +154,7 @@ impl Term {
         let mut wake = None;
         let mut poster = pin!(poster.run().fuse());
         brain.on_catalogue(Arc::clone(&catalogue.borrow_and_update()));
+        take_accounts(&mut brain, &mut accounts, now());
         loop {
             let sleep = async {
                 match wake {
@@ -170,6 +173,7 @@ impl Term {
                 Ok(()) = catalogue.changed() => {
                     brain.on_catalogue(Arc::clone(&catalogue.borrow_and_update()));
                 }
+                Ok(()) = accounts.changed() => take_accounts(&mut brain, &mut accounts, now()),
                 // Time to act again, if there was too little left.
                 Ok(()) = until.changed() => {}
                 () = &mut poster => {}
@@ -206,6 +210,11 @@ impl Term {
         }
         Ok(finished)
     }
+}
+
+fn take_accounts(brain: &mut Brain, accounts: &mut watch::Receiver<Arc<Accounts>>, now: Now) {
+    let accounts = Arc::clone(&accounts.borrow_and_update());
+    brain.on_accounts(Arc::clone(accounts.owners()), accounts.gone(), now);
 }
 
 /// Whether a call that begins now ends while leadership lasts.

@@ -12,6 +12,7 @@
 //! | `brain`, `plan` | what is known and what follows from it, without clock or I/O |
 //! | `backoff` | rests between starts that fail |
 //! | `snapshot`, `observations`, `writes` | what the watches said, what was seen over time, what is on its way |
+//! | `policy` | what accounts may do, as far as it is the leader's to see to |
 //! | `facts`, `classify` | how a pod's state is read |
 //! | `act`, `probe`, `events` | calls to the API, questions to health servers, stories for people |
 
@@ -30,8 +31,11 @@ mod model;
 mod observations;
 mod patch;
 mod plan;
+mod policy;
 mod probe;
+pub mod sample;
 mod snapshot;
+pub mod template;
 #[cfg(test)]
 mod testing;
 mod writes;
@@ -44,9 +48,11 @@ use kube::api::Api;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::Accounts;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::servers::Catalogue;
+pub use events::announce;
 use lead::Term;
 use leader::Elector;
 pub use leader::LEASE;
@@ -62,6 +68,15 @@ pub enum ControllerError {
     WatchEnded,
 }
 
+/// What the controller goes by beside the cluster, each as it changes.
+#[derive(Clone, Debug)]
+pub struct Knowledge {
+    /// The server list in use.
+    pub catalogue: watch::Receiver<Arc<Catalogue>>,
+    /// What accounts may do.
+    pub accounts: watch::Receiver<Arc<Accounts>>,
+}
+
 /// Takes part in the election, and controls whenever it leads, until `stop`; then finishes what it has
 /// begun, gives leadership up and returns, within 3 s or so.
 ///
@@ -75,7 +90,7 @@ pub async fn run(
     client: Client,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    catalogue: watch::Receiver<Arc<Catalogue>>,
+    knowledge: Knowledge,
     stop: CancellationToken,
 ) -> Result<(), ControllerError> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
@@ -90,7 +105,7 @@ pub async fn run(
         let term = Term::new(&client, &config, &metrics);
         let finished = tokio::select! {
             () = elector.keep(held, &until) => None,
-            ended = term.run(receiver, catalogue.clone(), &stop) => Some(ended?),
+            ended = term.run(receiver, knowledge.clone(), &stop) => Some(ended?),
         };
         match finished {
             None => {}

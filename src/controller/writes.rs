@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::action::{Answer, Outcome};
 use crate::servers::Server;
 use crate::session::api::ApiError;
+use crate::session::claim::Claim;
 
 /// How long the watch may take to show a write before the decision is made anew from what it shows.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
@@ -39,6 +40,8 @@ const LINGER: Duration = Duration::from_secs(10);
 struct Creating {
     /// Its server: not to be given to another.
     server: Arc<Server>,
+    /// The claim that it serves: its session counts from now on.
+    claim: Arc<Claim>,
     /// When the creation was decided.
     since: Duration,
     /// Its uid, once the API has told it.
@@ -52,6 +55,8 @@ struct Creating {
 struct Ghost {
     /// Its server; creating the pod again uses the same, so that it does not matter which takes effect.
     server: Arc<Server>,
+    /// The claim that it was to serve.
+    claim: Arc<Claim>,
     /// When it is no longer to be reckoned with.
     until: Duration,
 }
@@ -177,8 +182,8 @@ pub(super) struct Writes {
 
 impl Writes {
     /// A pod's creation is about to be sent.
-    pub(super) fn creating(&mut self, name: &str, server: Arc<Server>, now: Duration) {
-        let creating = Creating { server, since: now, uid: None, ask_at: None };
+    pub(super) fn creating(&mut self, name: &str, claim: Arc<Claim>, server: Arc<Server>, now: Duration) {
+        let creating = Creating { server, claim, since: now, uid: None, ask_at: None };
         self.creating.insert(name.to_owned(), creating);
     }
 
@@ -204,6 +209,12 @@ impl Writes {
         self.creating.values().map(|creating| &creating.server).chain(ghosts).map(Arc::clone).collect()
     }
 
+    /// The claims of pods that the watch may not show yet: each has a pod, or may have.
+    pub(super) fn claims_of_creations(&self) -> impl Iterator<Item = &Arc<Claim>> {
+        let ghosts = self.ghosts.values().map(|ghost| &ghost.claim);
+        self.creating.values().map(|creating| &creating.claim).chain(ghosts)
+    }
+
     /// A creation's call has ended.
     pub(super) fn created(&mut self, name: &str, outcome: &Outcome, now: Duration) {
         let Some(creating) = self.creating.get_mut(name) else { return };
@@ -216,7 +227,8 @@ impl Writes {
             Ok(_) | Err(ApiError::AlreadyExists) => creating.ask_at = Some(now),
             Err(ApiError::Timeout | ApiError::Unavailable(_)) => {
                 creating.ask_at = Some(now);
-                let ghost = Ghost { server: Arc::clone(&creating.server), until: now + LINGER };
+                let (server, claim) = (Arc::clone(&creating.server), Arc::clone(&creating.claim));
+                let ghost = Ghost { server, claim, until: now + LINGER };
                 self.ghosts.insert(name.to_owned(), ghost);
             }
             Err(ApiError::NotFound | ApiError::Conflict | ApiError::Invalid(_) | ApiError::Forbidden(..)) => {
@@ -308,6 +320,10 @@ mod tests {
         Arc::clone(&testing::catalogue(1).servers()[0])
     }
 
+    fn claim() -> Arc<Claim> {
+        Arc::new(testing::claim(&testing::key("demo"), "c"))
+    }
+
     fn patched(version: &str) -> Outcome {
         Ok(Answer::Patched { resource_version: version.to_owned() })
     }
@@ -351,7 +367,7 @@ mod tests {
     #[test]
     fn a_pod_counts_until_the_watch_shows_it() {
         let mut writes = Writes::default();
-        writes.creating("p", server(), s(0));
+        writes.creating("p", claim(), server(), s(0));
         assert_eq!(writes.due(s(9)), (vec![], None), "its call is on its way");
         writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(1));
         assert_eq!(writes.pod_shown("p", "earlier"), None);
@@ -363,7 +379,7 @@ mod tests {
     #[test]
     fn a_created_pod_that_the_watch_never_shows_is_looked_for() {
         let mut writes = Writes::default();
-        writes.creating("p", server(), s(0));
+        writes.creating("p", claim(), server(), s(0));
         writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(0));
         assert_eq!(writes.due(s(4)), (vec![], Some(s(5))));
         assert_eq!(writes.due(s(5)).0, ["p"]);
@@ -378,7 +394,7 @@ mod tests {
     #[test]
     fn an_ambiguous_creation_is_looked_for_and_keeps_its_place_for_a_while_even_so() {
         let mut writes = Writes::default();
-        writes.creating("p", server(), s(0));
+        writes.creating("p", claim(), server(), s(0));
         writes.created("p", &Err(ApiError::Timeout), s(3));
         assert_eq!(writes.due(s(3)).0, ["p"]);
         writes.looking("p");
@@ -390,7 +406,7 @@ mod tests {
         assert_eq!(count(&writes), 1);
         assert!(writes.ghost("p").is_some());
         // The second try works, and its pod ends at once: the first may still come.
-        writes.creating("p", server(), s(8));
+        writes.creating("p", claim(), server(), s(8));
         writes.created("p", &Ok(Answer::Created { uid: "u".into() }), s(8));
         assert_eq!(count(&writes), 1, "not twice");
         writes.pod_shown("p", "u");
@@ -404,7 +420,7 @@ mod tests {
     #[test]
     fn a_refused_creation_no_longer_counts() {
         let mut writes = Writes::default();
-        writes.creating("p", server(), s(0));
+        writes.creating("p", claim(), server(), s(0));
         writes.created("p", &Err(ApiError::Invalid(String::new())), s(1));
         assert_eq!(count(&writes), 0);
     }

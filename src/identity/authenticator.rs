@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::account::Account;
 use super::basic::{AuthError, MAX_HEADER, split_basic};
 use super::cache::{Key, Refused, Verified};
 use super::hash::MAX_PASSWORD;
+use super::throttle::Throttle;
 use super::users::Users;
 use super::verifier::{Outcome, Snapshot, Verifier};
 use crate::secret::Secret;
@@ -60,6 +62,7 @@ struct Shared {
     credentials: Arc<Verified<Account>>,
     refused: Refused,
     verifier: Verifier,
+    throttle: Throttle,
 }
 
 impl fmt::Debug for Authenticator {
@@ -74,6 +77,14 @@ impl Authenticator {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn new(users: Users) -> io::Result<Self> {
+        Self::throttled(users, Throttle::new(None))
+    }
+
+    /// As [`Authenticator::new`], slowing failed logins by where they come from.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn throttled(users: Users, throttle: Throttle) -> io::Result<Self> {
         let credentials = Arc::new(Verified::new(REMEMBERED));
         let verifier = Verifier::start(Arc::clone(&credentials))?;
         let shared = Shared {
@@ -85,6 +96,7 @@ impl Authenticator {
             credentials,
             refused: Refused::new(REMEMBERED, REFUSED_FOR),
             verifier,
+            throttle,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -143,13 +155,27 @@ impl Authenticator {
     /// [`AuthError::Refused`] comes 300 ms after the call, or later; the others come at once: they
     /// depend on nothing secret.
     pub async fn authenticate(&self, header: &[u8]) -> Result<Arc<Login>, AuthError> {
+        self.authenticate_from(header, None).await
+    }
+
+    /// As [`Authenticator::authenticate`], for a client at this address: its failures count, and while
+    /// they are too many nothing is looked at that would need a hash. What is remembered as good is let in
+    /// all the same.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`], and [`AuthError::Throttled`].
+    pub async fn authenticate_from(
+        &self,
+        header: &[u8],
+        client: Option<IpAddr>,
+    ) -> Result<Arc<Login>, AuthError> {
         if let Some(login) = self.cached(header) {
             return Ok(login);
         }
         let came = Instant::now();
         let (username, password) = split_basic(header)?;
         let name = username.split('-').next().unwrap_or_default();
-        match self.check(name, &password).await {
+        match self.check(name, &password, client).await {
             Ok((account, generation)) => {
                 let login = Arc::new(Login { account, username });
                 let digest = self.shared.header_key.digest(header);
@@ -157,19 +183,36 @@ impl Authenticator {
                 Ok(login)
             }
             Err(AuthError::Refused) => {
+                if let Some(client) = client {
+                    self.shared.throttle.failed(client, Instant::now());
+                }
                 sleep_until(came + FAILURE_FLOOR).await;
                 Err(AuthError::Refused)
             }
-            Err(error @ (AuthError::Busy | AuthError::Malformed | AuthError::PercentEncoded)) => Err(error),
+            Err(
+                error @ (AuthError::Busy
+                | AuthError::Malformed
+                | AuthError::PercentEncoded
+                | AuthError::Throttled { .. }),
+            ) => Err(error),
         }
     }
 
     /// The account, and the generation of the users file that says so.
-    async fn check(&self, name: &str, password: &Secret) -> Result<(Account, u64), AuthError> {
-        if password.is_empty() || password.expose().len() > MAX_PASSWORD {
-            return Err(AuthError::Refused);
-        }
+    async fn check(
+        &self,
+        name: &str,
+        password: &Secret,
+        client: Option<IpAddr>,
+    ) -> Result<(Account, u64), AuthError> {
         let shared = &*self.shared;
+        let admits = || {
+            let due = client.map_or(Ok(()), |client| shared.throttle.admits(client, Instant::now()));
+            due.map_err(|retry_after| AuthError::Throttled { retry_after })
+        };
+        if password.is_empty() || password.expose().len() > MAX_PASSWORD {
+            return Err(admits().err().unwrap_or(AuthError::Refused));
+        }
         // A name has no colon: the username was split at the first.
         let digest = shared.credential_key.digest_pair(name, b':', password.expose());
         for _ in 0..ATTEMPTS {
@@ -178,6 +221,7 @@ impl Authenticator {
             if let Some(account) = shared.credentials.get(&digest, generation) {
                 return Ok((account, generation));
             }
+            admits()?;
             if shared.refused.contains(&digest, generation, Instant::now()) {
                 return Err(AuthError::Refused);
             }

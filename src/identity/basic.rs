@@ -1,5 +1,7 @@
 //! `Proxy-Authorization: Basic …` taken apart (RFC 7617).
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -16,7 +18,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Why a client is not let in. All but [`AuthError::Busy`] are answered with 407.
+/// Why a client is not let in. All but [`AuthError::Busy`] and [`AuthError::Throttled`] are answered with
+/// 407.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// Not the Basic scheme, bad base64, no colon, not UTF-8, control characters, or too long.
@@ -31,6 +34,12 @@ pub enum AuthError {
     /// The verifier's queue is full; a retry can help.
     #[error("too many password checks are waiting")]
     Busy,
+    /// Too many failures from this address: nothing was looked at.
+    #[error("too many failed logins from this address")]
+    Throttled {
+        /// After how long the next login is looked at.
+        retry_after: Duration,
+    },
 }
 
 /// Splits the value of `Proxy-Authorization` into username and password, at the first `:` (so

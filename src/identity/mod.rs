@@ -1,8 +1,8 @@
-//! Who asks: the users file, password checks and what is remembered of them.
+//! Who asks: the users file, password checks and what is remembered of them. What an account may do is in
+//! [`crate::accounts`].
 //!
 //! Knows nothing of the proxy, of selectors or of Kubernetes. [`Authenticator`] is used by the proxy's
-//! data threads; [`watch_users`] runs on the control plane; [`hash_password`] serves the command of that
-//! name. A username's parameters are the selector's business: here the account is the text up to the
+//! data threads; [`hash_password`] serves the command of that name. A username's parameters are the selector's business: here the account is the text up to the
 //! first `-`, and nothing more is looked at before the password has been checked.
 
 mod account;
@@ -10,13 +10,14 @@ mod authenticator;
 mod basic;
 mod cache;
 mod hash;
+mod throttle;
 mod users;
 mod verifier;
-mod watch;
 
 pub use account::{Account, AccountError};
 pub use authenticator::{Authenticator, FAILURE_FLOOR, Login};
 pub use basic::{AuthError, split_basic};
 pub use hash::{PasswordError, hash_password};
-pub use users::{Users, UsersError};
-pub use watch::watch_users;
+pub use throttle::{Rate, RateError, Throttle};
+pub use users::{FileMistake, Users};
+pub(crate) use users::{MAX_FILE, fingerprint};

@@ -10,7 +10,7 @@ use super::hash::{Kind, PasswordRecord};
 use crate::secret::Secret;
 
 /// Largest users file.
-pub(super) const MAX_FILE: usize = 1 << 20;
+pub(crate) const MAX_FILE: usize = 1 << 20;
 
 /// Most accounts.
 const MAX_ACCOUNTS: usize = 10_000;
@@ -36,15 +36,23 @@ struct User {
     line: usize,
 }
 
-/// A mistake in a users file: what is wrong and what to write instead. It never holds a hash, nor
-/// anything else that might be a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {message}")]
-pub struct UsersError {
+/// A mistake in the users file or in the accounts file: what is wrong and what to write instead. It never
+/// holds a hash, nor anything else that might be a password.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+pub struct FileMistake {
     /// The line, from 1.
     pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
     /// The mistake and its cure.
     pub message: String,
+}
+
+impl FileMistake {
+    fn at_start(message: impl Into<String>) -> Self {
+        Self { line: 1, column: 1, message: message.into() }
+    }
 }
 
 impl Users {
@@ -54,20 +62,25 @@ impl Users {
     /// # Errors
     /// Every mistake, in order of lines (the first hundred). A file without accounts is one: it would
     /// lock everybody out.
-    pub fn parse(text: &str) -> Result<Self, Vec<UsersError>> {
+    pub fn parse(text: &str) -> Result<Self, Vec<FileMistake>> {
         if text.len() > MAX_FILE {
-            return Err(vec![UsersError { line: 1, message: "the file is larger than 1 MiB".to_owned() }]);
+            return Err(vec![FileMistake::at_start("the file is larger than 1 MiB")]);
         }
         let mut accounts = HashMap::new();
         let mut mistakes = Vec::new();
         let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
         for (line, text) in (1..).zip(lines) {
+            let indent = text.chars().take_while(|c| c.is_whitespace()).count();
             let text = text.trim();
             if text.is_empty() || text.starts_with('#') {
                 continue;
             }
-            if let Err(message) = read_line(line, text, &mut accounts) {
-                mistakes.push(UsersError { line, message });
+            if let Err((part, message)) = read_line(line, text, &mut accounts) {
+                let before = match part {
+                    Part::Name => 0,
+                    Part::Hash => text.chars().take_while(|c| *c != ':').count() + 1,
+                };
+                mistakes.push(FileMistake { line, column: indent + before + 1, message });
                 if mistakes.len() == MAX_MISTAKES {
                     break;
                 }
@@ -78,7 +91,7 @@ impl Users {
         }
         let Some(kind) = commonest(accounts.values().map(|user: &User| user.hash.kind())) else {
             let message = "the file has no account: add a line that `gluetun-gateway hash-password` prints";
-            return Err(vec![UsersError { line: 1, message: message.to_owned() }]);
+            return Err(vec![FileMistake::at_start(message)]);
         };
         Ok(Self { accounts, dummy: kind.dummy(), fingerprint: fingerprint(text) })
     }
@@ -101,6 +114,18 @@ impl Users {
         self.accounts.contains_key(account)
     }
 
+    /// Every account, and whether its password is disabled (`!`).
+    pub fn iter(&self) -> impl Iterator<Item = (&Account, bool)> {
+        self.accounts.iter().map(|(account, user)| (account, user.locked))
+    }
+
+    /// Disables an account, as a `!` before its hash does.
+    pub fn lock(&mut self, account: &str) {
+        if let Some(user) = self.accounts.get_mut(account) {
+            user.locked = true;
+        }
+    }
+
     /// SHA-256 of the text that this was read from.
     #[must_use]
     pub fn fingerprint(&self) -> &[u8; 32] {
@@ -117,17 +142,40 @@ impl Users {
 }
 
 /// SHA-256 of a users file, by which a change is noticed.
-pub(super) fn fingerprint(text: &str) -> [u8; 32] {
+pub(crate) fn fingerprint(text: &str) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// Reads a line into `accounts`, or says what is wrong with it.
-fn read_line(line: usize, text: &str, accounts: &mut HashMap<Account, User>) -> Result<(), String> {
+/// The part of a line that a mistake is in.
+enum Part {
+    Name,
+    Hash,
+}
+
+/// Reads a line into `accounts`, or says what is wrong with it, and where.
+fn read_line(line: usize, text: &str, accounts: &mut HashMap<Account, User>) -> Result<(), (Part, String)> {
     // A line without a colon may be a lone password: it is not repeated.
     let Some((name, hash)) = text.split_once(':') else {
-        return Err("there is no ':': write NAME:HASH".to_owned());
+        return Err((Part::Name, "there is no ':': write NAME:HASH".to_owned()));
     };
-    let name = name.trim_end();
+    let account = read_name(name.trim_end()).map_err(|message| (Part::Name, message))?;
+    let (hash, locked) = read_hash(&account, hash).map_err(|message| (Part::Hash, message))?;
+    if accounts.len() == MAX_ACCOUNTS {
+        return Err((Part::Name, format!("there are more than {MAX_ACCOUNTS} accounts: take some away")));
+    }
+    match accounts.entry(account) {
+        Entry::Vacant(entry) => {
+            entry.insert(User { hash, locked, line });
+            Ok(())
+        }
+        Entry::Occupied(entry) => {
+            let (name, line) = (entry.key(), entry.get().line);
+            Err((Part::Name, format!("{name} is already on line {line}: take one of the two away")))
+        }
+    }
+}
+
+fn read_name(name: &str) -> Result<Account, String> {
     let account = Account::parse(name).map_err(|error| match error {
         AccountError::Empty => "the name before ':' is empty: write NAME:HASH".to_owned(),
         AccountError::TooLong => format!("{error}: shorten it"),
@@ -140,6 +188,11 @@ fn read_line(line: usize, text: &str, accounts: &mut HashMap<Account, User>) -> 
     if account.is_reserved() {
         return Err(format!("the name {account} is the gateway's own ('_...' and 'pod....' are): rename it"));
     }
+    Ok(account)
+}
+
+/// The hash, and whether the account is disabled.
+fn read_hash(account: &Account, hash: &str) -> Result<(PasswordRecord, bool), String> {
     let hash = hash.trim_start();
     let (locked, hash) = match hash.strip_prefix('!') {
         Some(hash) => (true, hash.trim_start_matches('!')),
@@ -154,18 +207,7 @@ fn read_line(line: usize, text: &str, accounts: &mut HashMap<Account, User>) -> 
         ));
     }
     let hash = PasswordRecord::parse(hash).map_err(|message| format!("{account}: {message}"))?;
-    if accounts.len() == MAX_ACCOUNTS {
-        return Err(format!("there are more than {MAX_ACCOUNTS} accounts: take some away"));
-    }
-    match accounts.entry(account) {
-        Entry::Vacant(entry) => {
-            entry.insert(User { hash, locked, line });
-            Ok(())
-        }
-        Entry::Occupied(entry) => {
-            Err(format!("{} is already on line {}: take one of the two away", entry.key(), entry.get().line))
-        }
-    }
+    Ok((hash, locked))
 }
 
 fn commonest(kinds: impl Iterator<Item = Kind>) -> Option<Kind> {
@@ -234,13 +276,19 @@ mod tests {
         .enumerate()
         {
             assert!(
-                found[at].starts_with(&format!("line {line}: ")) && found[at].contains(part),
+                found[at].starts_with(&format!("line {line}, column ")) && found[at].contains(part),
                 "{}",
                 found[at]
             );
             assert!(!found[at].contains("hunter2") && !found[at].contains("pHpIX"), "{}", found[at]);
         }
         assert_eq!(found.len(), 14);
+        let places: Vec<_> = Users::parse(&text).unwrap_err().iter().map(|m| (m.line, m.column)).collect();
+        assert_eq!(places[..4], [(2, 1), (4, 1), (5, 1), (6, 1)]);
+        assert!(
+            places.contains(&(8, 3)) && places.contains(&(12, 3)),
+            "of a hash, behind the colon: {places:?}"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use prometheus::core::Collector;
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::Metrics;
+use crate::servers::{JobFailure, SourceKind};
 use crate::session::FailureClass;
 use crate::session::pod::PodState;
 
@@ -39,6 +40,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         pods_limit,
         tunnels_open,
         connections_open,
+        connections_unauthenticated,
+        connections_evicted,
         bytes,
         accept_paused,
         api_requests,
@@ -48,11 +51,15 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         start_backoffs,
         claims_reaped,
         logins,
+        account_quota,
+        accounts,
         servers,
+        servers_age,
+        servers_refreshes,
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 22] = [
+    let all: [&dyn Collector; 28] = [
         requests,
         hold_seconds,
         cold_starts,
@@ -63,6 +70,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         pods_limit,
         tunnels_open,
         connections_open,
+        connections_unauthenticated,
+        connections_evicted,
         bytes,
         accept_paused,
         api_requests,
@@ -72,7 +81,11 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         start_backoffs,
         claims_reaped,
         logins,
+        account_quota,
+        accounts,
         servers,
+        servers_age,
+        servers_refreshes,
         reload_errors,
         log_dropped,
     ];
@@ -120,7 +133,11 @@ fn the_documentation_and_the_code_have_the_same_metrics() {
 fn the_documentation_has_every_value_of_closed_labels() {
     let text = documentation();
     let classes = FailureClass::ALL.iter().map(|class| class.as_str());
-    for value in classes.chain(PodState::ALL.iter().map(|state| state.as_str())) {
+    let sources = SourceKind::ALL.iter().map(|source| source.as_str());
+    let failures = JobFailure::ALL.iter().map(|failure| failure.as_str());
+    let quotas = crate::accounts::Quota::ALL.iter().map(|quota| quota.as_str());
+    let states = PodState::ALL.iter().map(|state| state.as_str());
+    for value in classes.chain(sources).chain(failures).chain(states).chain(quotas) {
         assert!(text.contains(&format!("`{value}`")), "{value}");
     }
 }

@@ -1,16 +1,20 @@
-//! A client's connection as hyper's server reads and writes it: the bytes that were read before hyper
-//! come first, what the client is doing is noted for the idle clock, and closing lingers.
+//! A client's connection as hyper's server reads and writes it: through the `gate`, request by request;
+//! what the client is doing is noted for the idle clock, and closing lingers.
 
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use std::{io, mem};
 
+use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+
+use super::error::{Code, ProxyError};
+use super::gate::{Gate, MAX_EARLY, Refusal, Want};
 
 /// What a client between two requests is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,19 +27,67 @@ pub(super) enum Doing {
     Busy,
 }
 
-/// What the client is doing, and since when. hyper's own head timer would also end idle connections
-/// after ten seconds, so the clock is kept here; one word, since hyper wants a connection that is `Send`.
+/// What passes between the reader of a connection's requests and the one who answers them; atomics and a
+/// lock that nobody else wants, since hyper wants a connection that is `Send`.
+///
+/// Also what the client is doing, and since when: hyper's own head timer would end idle connections after
+/// ten seconds too, so the clock is kept here.
 #[derive(Debug)]
 pub(super) struct Pace {
     base: Instant,
     /// Milliseconds since `base`, times four, plus what it is doing.
     state: AtomicU64,
+    /// Whether the head has had its time.
+    expired: AtomicBool,
+    /// Whether bytes have come behind the request that is being answered.
+    early: AtomicBool,
+    /// Woken when an answer is through and the next request has begun already.
+    waiting: AtomicWaker,
+    refused: AtomicBool,
+    refusal: Mutex<Option<Refusal>>,
 }
 
 impl Pace {
     /// A client that has begun a head.
     pub(super) fn new() -> Self {
-        Self { base: Instant::now(), state: AtomicU64::new(1) }
+        Self {
+            base: Instant::now(),
+            state: AtomicU64::new(1),
+            expired: AtomicBool::new(false),
+            early: AtomicBool::new(false),
+            waiting: AtomicWaker::new(),
+            refused: AtomicBool::new(false),
+            refusal: Mutex::default(),
+        }
+    }
+
+    /// The answer to a request is through.
+    pub(super) fn answered(&self) {
+        self.set(Doing::Idle);
+        self.waiting.wake();
+    }
+
+    /// The head has had its time: it is answered as far as it has come. False if it has been told before.
+    pub(super) fn expire(&self) -> bool {
+        !self.expired.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether bytes have come behind the request that is being answered.
+    pub(super) fn has_early(&self) -> bool {
+        self.early.load(Ordering::Relaxed)
+    }
+
+    /// What the request that hyper has just read is to be refused with.
+    pub(super) fn take_refusal(&self) -> Option<Refusal> {
+        if !self.refused.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn refuse(&self, refusal: Refusal) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+        self.refused.store(true, Ordering::Relaxed);
     }
 
     /// Notes what the client does from now on.
@@ -71,10 +123,10 @@ impl Pace {
 #[derive(Debug)]
 pub(super) struct ClientIo {
     stream: TcpStream,
-    /// What was read before; `at` of it has been handed on.
-    read: Vec<u8>,
-    at: usize,
+    gate: Gate,
     pace: Arc<Pace>,
+    /// How long a head may take, for its client to read.
+    head: Duration,
     linger: Duration,
     closing: Option<Closing>,
 }
@@ -86,38 +138,115 @@ struct Closing {
 }
 
 impl ClientIo {
-    /// Takes the connection over, with what has been read of it.
-    pub(super) fn new(stream: TcpStream, read: Vec<u8>, pace: Arc<Pace>, linger: Duration) -> Self {
-        Self { stream, read, at: 0, pace, linger, closing: None }
+    /// Takes the connection over, with what has been read of it. `head` is the time that a head has,
+    /// `linger` how long closing waits for the client.
+    pub(super) fn new(
+        stream: TcpStream,
+        read: Vec<u8>,
+        pace: Arc<Pace>,
+        head: Duration,
+        linger: Duration,
+    ) -> Self {
+        Self { stream, gate: Gate::new(read), pace, head, linger, closing: None }
     }
 
-    /// The connection, and what of the bytes read before has not been handed on.
-    pub(super) fn into_parts(mut self) -> (TcpStream, Vec<u8>) {
-        let mut rest = mem::take(&mut self.read);
-        rest.drain(..self.at);
-        (self.stream, rest)
+    /// The connection, and what of the bytes read has not been handed on.
+    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.gate.into_kept())
     }
+
+    /// Takes in more of a head, or of what comes before an answer; 0 at the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let bytes = self.gate.buffer();
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            if bytes.len() == bytes.capacity() {
+                bytes.reserve_exact(4096);
+            }
+            match self.stream.try_read_buf(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+    }
+
+    /// Looks at what has come of a head.
+    fn look(&mut self) {
+        if !self.gate.kept().is_empty() {
+            self.pace.on_read();
+        }
+        let mut refusal = self.gate.look();
+        if self.gate.want() == Want::Head && self.pace.expired.load(Ordering::Relaxed) {
+            refusal = Some(self.gate.unreadable(head_timeout(self.head)));
+        }
+        if let Some(refusal) = refusal {
+            self.pace.refuse(refusal);
+        }
+    }
+}
+
+/// What a client is told whose head did not come in time.
+pub(super) fn head_timeout(limit: Duration) -> ProxyError {
+    let message = format!("the request's head did not come within {} s", limit.as_secs());
+    ProxyError::new(Code::HeadTimeout, message)
 }
 
 impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some(rest) = this.read.get(this.at..).filter(|rest| !rest.is_empty()) {
-            let n = rest.len().min(buf.remaining());
-            buf.put_slice(rest.get(..n).unwrap_or_default());
-            this.at += n;
-            if this.at == this.read.len() {
-                this.read = Vec::new();
-                this.at = 0;
-            }
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            this.pace.on_read();
+        loop {
+            match this.gate.want() {
+                Want::Head => {
+                    this.look();
+                    if this.gate.want() != Want::Head {
+                        continue;
+                    }
+                    if ready!(this.poll_fill(cx))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Want::Give if buf.remaining() > 0 => buf.put_slice(this.gate.give(buf.remaining())),
+                // Hyper has had something: it asks again when it has used that.
+                Want::Give | Want::Body | Want::Answer | Want::End | Want::Broken(_)
+                    if buf.filled().len() > before =>
+                {
+                    return Poll::Ready(Ok(()));
+                }
+                Want::Give | Want::End => return Poll::Pending,
+                Want::Body => {
+                    ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+                    let read = buf.filled().get(before..).unwrap_or_default();
+                    if read.is_empty() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    let used = this.gate.body(read);
+                    buf.set_filled(before + used);
+                }
+                Want::Answer => {
+                    if this.pace.get().0 == Doing::Idle {
+                        this.pace.early.store(false, Ordering::Relaxed);
+                        this.gate.answered();
+                        continue;
+                    }
+                    let kept = this.gate.kept().len();
+                    this.pace.early.store(kept > 0, Ordering::Relaxed);
+                    if kept > 0 {
+                        this.pace.waiting.register(cx.waker());
+                    }
+                    // An end is noticed while there is room to read on.
+                    if kept >= MAX_EARLY {
+                        return Poll::Pending;
+                    }
+                    if ready!(this.poll_fill(cx))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Want::Broken(why) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+                }
+            }
         }
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -15,8 +15,10 @@ use super::head::Authorization;
 use super::record::Record;
 use super::target::{Target, TargetError};
 use super::thread::Thread;
+use super::trail::Step;
 use super::upstream::{self, Failure, Tunnel};
 use super::wish::Wish;
+use crate::accounts::{OverQuota, Quota};
 use crate::identity::{AuthError, Login, split_basic};
 use crate::session::{AcquireError, Fault};
 
@@ -82,36 +84,67 @@ pub(super) async fn admit(
         Credentials::Many => return Err(refused(thread, AuthError::Malformed)),
         Credentials::Known(login) => login,
         Credentials::Unknown(header) => {
-            if let Some(grant) = pod(thread, &header) {
+            if let Some(grant) = pod(thread, &header).await {
                 record.account = Some(Arc::from("pod"));
+                record.trail.step(Step::Authenticated);
                 return Ok(Admitted::Pod(grant));
             }
-            let login = thread.shared.authenticator.authenticate(&header).await;
+            let client = Some(record.client.ip());
+            let login = thread.shared.authenticator.authenticate_from(&header, client).await;
             let login = login.map_err(|error| refused(thread, error))?;
             thread.counters.metrics.logins.with_label_values(&["ok"]).inc();
             login
         }
     };
+    record.trail.step(Step::Authenticated);
     let wish = thread.wishes.borrow_mut().of(&login, &thread.shared.limits);
     let wish = wish.inspect_err(|_| record.account = Some(Arc::from(login.account.as_str())))?;
     record.account = Some(Arc::clone(&wish.account));
     record.selector = Some(Arc::clone(&wish.selector));
+    record.trail.step(Step::Resolved);
+    record.slot = Some(wish.policy.enter().map_err(|over| over_quota(thread, over))?);
     Ok(Admitted::Session(wish))
 }
 
 /// The pod whose own credentials these are. Wrong ones go on to the password check, which refuses them
-/// like any unknown account, in bytes and in time.
-fn pod(thread: &Thread, header: &[u8]) -> Option<Grant> {
+/// like any unknown account, in bytes and in time; before that all of them wait equally long, for the pod
+/// that another replica has just started.
+async fn pod(thread: &Thread, header: &[u8]) -> Option<Grant> {
     let (user, password) = split_basic(header).ok()?;
     if !user.starts_with(POD_USER) {
         return None;
     }
-    thread.shared.exits.by_pod_credentials(&user, &password)
+    let exits = &thread.shared.exits;
+    let grant = match exits.by_pod_credentials(&user, &password) {
+        Some(grant) => grant,
+        None => tokio::select! {
+            biased;
+            grant = exits.await_pod_credentials(&user, &password) => grant?,
+            () = thread.closing.waiter() => return None,
+        },
+    };
+    let owner = exits.pod_owner(&user);
+    // Its account is gone, and the pod is about to be.
+    let gone = owner.is_some_and(|owner| {
+        !owner.is_reserved() && thread.wishes.borrow_mut().accounts().owners().get(&owner).is_none()
+    });
+    (!gone).then_some(grant)
+}
+
+/// A limit of the account is reached.
+fn over_quota(thread: &Thread, over: OverQuota) -> ProxyError {
+    thread.counters.metrics.account_quota.with_label_values(&[over.quota.as_str()]).inc();
+    let error = ProxyError::new(Code::AccountQuota, over.message);
+    match over.retry_after {
+        Some(after) => error.retry_after(after),
+        None => error,
+    }
 }
 
 fn refused(thread: &Thread, error: AuthError) -> ProxyError {
     let outcome = match error {
         AuthError::Busy => "busy",
+        AuthError::Throttled { .. } => "throttled",
         AuthError::Malformed | AuthError::PercentEncoded | AuthError::Refused => "refused",
     };
     thread.counters.metrics.logins.with_label_values(&[outcome]).inc();
@@ -121,6 +154,7 @@ fn refused(thread: &Thread, error: AuthError) -> ProxyError {
 /// Checks where a request wants to go. `local` gives the address that the client reached us at.
 pub(super) fn check_target(
     thread: &Thread,
+    admitted: &Admitted,
     target: Result<Target, TargetError>,
     local: impl FnOnce() -> Option<IpAddr>,
     record: &mut Record,
@@ -129,8 +163,15 @@ pub(super) fn check_target(
     record.target = Some(target.clone());
     let destinations = &thread.shared.destinations;
     let local = if destinations.wants_local(&target) { local() } else { None };
-    match destinations.check(&target, local) {
-        Ok(()) => Ok(target),
+    let account = match admitted {
+        Admitted::Session(wish) => Some(wish.policy.destinations()),
+        Admitted::Pod(_) => None,
+    };
+    match destinations.check_for(&target, local, account) {
+        Ok(()) => {
+            record.trail.step(Step::Allowed);
+            Ok(target)
+        }
         Err(refusal) => Err(refusal.error(&target)),
     }
 }
@@ -150,11 +191,11 @@ enum Session {
 
 impl Hold {
     /// Begins to hold.
-    pub(super) fn begin(thread: &Thread, admitted: Admitted) -> Self {
+    pub(super) fn begin(admitted: Admitted) -> Self {
         let begun = Instant::now();
         let (admitted, hold) = match admitted {
             Admitted::Session(wish) => {
-                let hold = wish.hold(thread.shared.start_timeout);
+                let hold = wish.hold;
                 (Session::Of(wish), hold)
             }
             Admitted::Pod(grant) => (Session::Pod(Some(grant)), Duration::ZERO),
@@ -168,22 +209,34 @@ impl Hold {
             Session::Of(wish) => Rc::clone(wish),
             Session::Pod(grant) => {
                 let grant = grant.take().ok_or_else(gone)?;
+                record.trail.step(Step::ExitFound);
                 record.granted(&grant);
                 return Ok(grant);
             }
         };
         let exits = &thread.shared.exits;
         let grant = match exits.hit(&wish.key) {
-            Some(grant) => grant,
+            Some(grant) => {
+                record.trail.step(Step::ExitFound);
+                grant
+            }
             None => {
                 let begun = Instant::now();
+                record.session = Some(Arc::from(wish.key.claim_name()));
+                record.trail.step(Step::Held);
+                let trail = &mut record.trail;
+                let mut tell = |progress| trail.progress(progress);
                 let held = tokio::select! {
                     biased;
-                    held = exits.acquire(&wish.key, &wish.lifetimes, self.deadline) => held,
+                    held = exits.acquire(&wish.key, &wish.lifetimes, self.deadline, &mut tell) => held,
                     () = thread.closing.waiter() => Err(AcquireError::ShuttingDown),
                 };
                 held.map_err(|error| {
                     record.held_in_vain(begun.elapsed());
+                    if let AcquireError::AccountQuota { .. } = &error {
+                        let quota = Quota::Sessions.as_str();
+                        thread.counters.metrics.account_quota.with_label_values(&[quota]).inc();
+                    }
                     let slow = matches!(error, AcquireError::StartTimeout { .. });
                     let error = ProxyError::from(error);
                     if slow { ProxyError { waited: Some(self.begun.elapsed()), ..error } } else { error }
@@ -213,17 +266,25 @@ impl Hold {
             if !exit.reached_check.load(Ordering::Relaxed) {
                 shared.checks.in_background(&exit, &shared.timings);
             }
-            match upstream::open(thread, &exit, target).await {
-                Ok(tunnel) => return Ok(Opened { grant, tunnel }),
+            let fault = match upstream::open(thread, &exit, target, &mut record.trail).await {
+                Ok(tunnel) => {
+                    record.trail.step(Step::Opened);
+                    return Ok(Opened { grant, tunnel });
+                }
                 Err(Failure::Answer(error)) => return Err(error),
                 Err(Failure::Protocol(error)) => {
                     shared.exits.report(&exit, Fault::Protocol);
+                    record.trail.note(Step::ExitGivenUp, Fault::Protocol.as_str());
                     return Err(error);
                 }
-                Err(Failure::Unreachable) => shared.exits.report(&exit, Fault::Unreachable),
-                Err(Failure::Dead) => shared.exits.report(&exit, Fault::Dead),
-                Err(Failure::Gone) => {}
+                Err(Failure::Unreachable) => Some(Fault::Unreachable),
+                Err(Failure::Dead) => Some(Fault::Dead),
+                Err(Failure::Gone) => None,
+            };
+            if let Some(fault) = fault {
+                shared.exits.report(&exit, fault);
             }
+            record.trail.note(Step::ExitGivenUp, fault.map_or("gone", Fault::as_str));
             drop(grant);
             self.exits += 1;
             if self.exits >= EXITS || Instant::now() >= self.deadline {

@@ -10,8 +10,10 @@ use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::client_io::head_timeout;
 use super::connect::{Admitted, Credentials, Hold, Opened, admit, check_target};
 use super::error::{Code, ProxyError};
+use super::gate::MAX_EARLY;
 use super::head::{Head, HeadError, MAX_HEAD, Scan, Scanner};
 use super::plain;
 use super::record::{Kind, Outcome, Record};
@@ -21,8 +23,6 @@ use super::thread::{Connection, Thread};
 use super::tunnel::{Greeting, Tunnel, shut};
 use super::upstream::{read_some, write_all};
 
-/// Bytes of a client that are taken in while its request is held.
-const MAX_EARLY: usize = 16 * 1024;
 /// Failed logins on one connection: then it closes, and guessing costs a connection each.
 const MAX_REFUSED: u32 = 2;
 /// Bytes that a client may still send after an error before it is closed on.
@@ -35,8 +35,11 @@ pub(super) async fn serve(
     client: SocketAddr,
     connection: Rc<Connection>,
 ) {
+    // Not in the box: a client that says nothing takes no more than this.
+    let mut bytes = Vec::new();
+    let found = read_head(&thread, &stream, &mut bytes, true).await;
     // Boxed, so that an open tunnel does not hold the room that opening it took.
-    match Box::pin(begin(&thread, stream, client, &connection)).await {
+    match Box::pin(begin(&thread, stream, client, &connection, bytes, found)).await {
         Next::Closed => {}
         Next::Tunnel(tunnel) => tunnel.run(&thread).await,
         Next::Plain { stream, read } => {
@@ -63,11 +66,16 @@ enum NoHead {
     Error(ProxyError),
 }
 
-async fn begin(thread: &Rc<Thread>, stream: TcpStream, client: SocketAddr, connection: &Connection) -> Next {
-    let mut bytes = Vec::new();
-    let mut first = true;
+async fn begin(
+    thread: &Rc<Thread>,
+    stream: TcpStream,
+    client: SocketAddr,
+    connection: &Connection,
+    mut bytes: Vec<u8>,
+    mut found: Result<(usize, usize), NoHead>,
+) -> Next {
     loop {
-        let (start, end) = match read_head(thread, &stream, &mut bytes, first).await {
+        let (start, end) = match found {
             Ok(found) => found,
             Err(NoHead::Closed) => return Next::Closed,
             Err(NoHead::Error(error)) => {
@@ -75,7 +83,6 @@ async fn begin(thread: &Rc<Thread>, stream: TcpStream, client: SocketAddr, conne
                 return refuse(thread, stream, &error, record).await;
             }
         };
-        first = false;
         let head = match Head::parse(bytes.get(start..end).unwrap_or_default()) {
             Ok(head) => head,
             Err(error) => {
@@ -84,12 +91,6 @@ async fn begin(thread: &Rc<Thread>, stream: TcpStream, client: SocketAddr, conne
             }
         };
         if head.method != "CONNECT" {
-            if head.target.contains('#') {
-                // RFC 9112, 3.2: a request target has no fragment; hyper would drop it in silence.
-                let record = Record::new(&thread.counters, Kind::None, client);
-                let error = ProxyError::new(Code::BadTarget, "a request target has no fragment");
-                return refuse(thread, stream, &error, record).await;
-            }
             bytes.drain(..start);
             return Next::Plain { stream, read: bytes };
         }
@@ -97,12 +98,13 @@ async fn begin(thread: &Rc<Thread>, stream: TcpStream, client: SocketAddr, conne
         let request = Request {
             credentials: Credentials::of(thread, head.authorization),
             target: Target::authority(head.target),
-            has_body: head.has_body,
+            has_body: !head.body.is_empty(),
+            host_is_valid: head.host_is_valid,
         };
         let keep_alive = head.keep_alive;
         bytes.drain(..end);
         let opened = {
-            let open = open(thread, &stream, request, &mut record);
+            let open = open(thread, &stream, connection, request, &mut record);
             while_there(&stream, &mut bytes, open).await
         };
         let error = match opened {
@@ -125,6 +127,7 @@ async fn begin(thread: &Rc<Thread>, stream: TcpStream, client: SocketAddr, conne
         if let Sent::No = send(thread, &stream, &error, record, false).await {
             return Next::Closed;
         }
+        found = read_head(thread, &stream, &mut bytes, false).await;
     }
 }
 
@@ -142,17 +145,23 @@ struct Request {
     credentials: Credentials,
     target: Result<Target, TargetError>,
     has_body: bool,
+    host_is_valid: bool,
 }
 
 async fn open(
     thread: &Rc<Thread>,
     stream: &TcpStream,
+    connection: &Connection,
     request: Request,
     record: &mut Record,
 ) -> Result<Opened, ProxyError> {
     let admitted = admit(thread, request.credentials, record).await?;
+    connection.authenticated();
     if request.has_body {
         return Err(connect_with_body());
+    }
+    if request.target.is_ok() && !request.host_is_valid {
+        return Err(host_is_invalid());
     }
     let local = || stream.local_addr().ok().map(|addr| addr.ip());
     open_tunnel(thread, admitted, request.target, local, record).await
@@ -164,6 +173,11 @@ pub(super) fn connect_with_body() -> ProxyError {
         .hint("leave Content-Length and Transfer-Encoding out")
 }
 
+/// RFC 9112, 3.2. Told after what is wrong with the target, which clients often repeat in it.
+pub(super) fn host_is_invalid() -> ProxyError {
+    HeadError::Malformed("Host names no host").into()
+}
+
 /// Opens the tunnel of a CONNECT by an admitted client.
 pub(super) async fn open_tunnel(
     thread: &Rc<Thread>,
@@ -172,8 +186,8 @@ pub(super) async fn open_tunnel(
     local: impl FnOnce() -> Option<std::net::IpAddr>,
     record: &mut Record,
 ) -> Result<Opened, ProxyError> {
-    let target = check_target(thread, target, local, record)?;
-    let mut hold = Hold::begin(thread, admitted);
+    let target = check_target(thread, &admitted, target, local, record)?;
+    let mut hold = Hold::begin(admitted);
     let grant = hold.grant(thread, record).await?;
     hold.open(thread, grant, &target, record).await
 }
@@ -212,11 +226,7 @@ async fn read_head(
             Ok(Ok(0) | Err(_)) => return Err(NoHead::Closed),
             Ok(Ok(_)) => {}
             Err(_) if begun => {
-                let error = ProxyError::new(
-                    Code::HeadTimeout,
-                    format!("the request's head did not come within {} s", timings.head.as_secs()),
-                );
-                return Err(NoHead::Error(error));
+                return Err(NoHead::Error(head_timeout(timings.head)));
             }
             Err(_) => return Err(NoHead::Closed),
         }
@@ -288,34 +298,16 @@ enum Sent {
     No,
 }
 
-async fn send(
-    thread: &Thread,
-    stream: &TcpStream,
-    error: &ProxyError,
-    mut record: Record,
-    close: bool,
-) -> Sent {
+async fn send(thread: &Thread, stream: &TcpStream, error: &ProxyError, record: Record, close: bool) -> Sent {
     let bytes = response::error_bytes(error, record.id, close);
     let sent = timeout(thread.shared.timings.head, write_all(stream, &bytes)).await;
     if !matches!(sent, Ok(Ok(()))) {
         record.finish(Outcome::ClientGone);
         return Sent::No;
     }
-    record.status = error.code.status();
-    record.finish(Outcome::Failed(error.code));
+    record.fail(error);
     if close {
         shut(stream);
     }
     Sent::Yes
-}
-
-impl From<HeadError> for ProxyError {
-    fn from(error: HeadError) -> Self {
-        match error {
-            HeadError::TooManyFields => Self::new(Code::HeadTooLarge, "the request's head is too large"),
-            HeadError::Malformed(why) => {
-                Self::new(Code::NotAProxyRequest, format!("not a request that a proxy takes: {why}"))
-            }
-        }
-    }
 }

@@ -9,13 +9,16 @@ use std::net::{IpAddr, SocketAddr};
 use super::error::{Code, ProxyError};
 use super::target::{Target, TargetError};
 
+mod account;
 mod cidr;
 mod rules;
 
+use account::Host;
 use cidr::special;
-use rules::{Rules, has_suffix};
+use rules::has_suffix;
 
-pub use rules::DestinationError;
+pub use account::{AccountDestinations, Ports};
+pub use rules::{DestinationError, Rules};
 
 /// Names that are never on the public internet: `*.localhost` (RFC 6761, 6.3), cluster names, and the
 /// metadata services of the clouds.
@@ -85,6 +88,13 @@ pub enum Refusal {
         /// The destination is an address.
         address: bool,
     },
+    /// A rule of the account.
+    Account {
+        /// Which.
+        rule: String,
+        /// The destination is an address.
+        address: bool,
+    },
     /// The gateway itself.
     Loop,
     /// An IPv6 address, and exits have no IPv6.
@@ -144,48 +154,87 @@ impl Destinations {
         self.own.everywhere && target.ip().is_some() && self.own.ports.contains(&target.port())
     }
 
-    /// Decides on a destination. `local` is the address that the client reached the gateway at.
+    /// Decides on a destination, for everyone. `local` is the address that the client reached the gateway
+    /// at.
     ///
     /// # Errors
     ///
     /// The rule that refuses it.
     pub fn check(&self, target: &Target, local: Option<IpAddr>) -> Result<(), Refusal> {
+        self.check_for(target, local, None)
+    }
+
+    /// As [`Self::check`], for one account.
+    ///
+    /// # Errors
+    ///
+    /// The rule that refuses it.
+    pub fn check_for(
+        &self,
+        target: &Target,
+        local: Option<IpAddr>,
+        account: Option<&AccountDestinations>,
+    ) -> Result<(), Refusal> {
         match target.ip() {
-            Some(ip) => self.check_ip(ip, target.port(), local),
+            Some(ip) => self.check_ip(ip, target.port(), local, account),
             None => {
                 let name = target.host().trim_end_matches('.').to_ascii_lowercase();
-                self.check_name(&name, target.port())
+                self.check_name(&name, target.port(), account)
             }
         }
     }
 
-    fn check_ip(&self, ip: IpAddr, port: u16, local: Option<IpAddr>) -> Result<(), Refusal> {
+    fn check_ip(
+        &self,
+        ip: IpAddr,
+        port: u16,
+        local: Option<IpAddr>,
+        account: Option<&AccountDestinations>,
+    ) -> Result<(), Refusal> {
         if self.own.has_ip(ip, port, local) {
             return Err(Refusal::Loop);
         }
-        let denied = |rule: String| Refusal::Denied { rule, address: true };
-        // The IPv4 address inside an IPv6 one counts as well: a NAT64 or 6to4 gateway takes it there.
-        let inner = cidr::embedded_ipv4(ip);
-        if self.deny.has_ip(ip) || inner.is_some_and(|ip| self.deny.has_ip(ip)) {
-            return Err(denied("addresses that the operator has denied".to_owned()));
+        let host = Host::Ip(ip);
+        if let Some(rule) = account.and_then(|account| account.refusal(host, port)) {
+            return Err(Refusal::Account { rule, address: true });
         }
-        let allowed = self.allow.has_ip(ip) || inner.is_some_and(|ip| self.allow.has_ip(ip));
-        let special = special(ip).or_else(|| inner.and_then(special)).filter(|_| !allowed);
-        if let Some(what) = special {
-            return Err(denied(what.to_owned()));
+        if !account.is_some_and(|account| host.is_on(&account.open_denied)) {
+            let denied = |rule: String| Refusal::Denied { rule, address: true };
+            // The IPv4 address inside an IPv6 one counts as well: a NAT64 or 6to4 gateway takes it there.
+            if host.is_on(&self.deny) {
+                return Err(denied("addresses that the operator has denied".to_owned()));
+            }
+            let allowed = host.is_on(&self.allow) || account.is_some_and(|account| host.is_on(&account.open));
+            let inner = cidr::embedded_ipv4(ip);
+            let special = special(ip).or_else(|| inner.and_then(special)).filter(|_| !allowed);
+            if let Some(what) = special {
+                return Err(denied(what.to_owned()));
+            }
         }
         if ip.is_ipv6() && !self.ipv6 { Err(Refusal::Ipv6) } else { Ok(()) }
     }
 
-    fn check_name(&self, name: &str, port: u16) -> Result<(), Refusal> {
+    fn check_name(
+        &self,
+        name: &str,
+        port: u16,
+        account: Option<&AccountDestinations>,
+    ) -> Result<(), Refusal> {
         if self.own.ports.contains(&port) && self.own.names.iter().any(|own| own == name) {
             return Err(Refusal::Loop);
         }
+        let host = Host::Name(name);
+        if let Some(rule) = account.and_then(|account| account.refusal(host, port)) {
+            return Err(Refusal::Account { rule, address: false });
+        }
+        if account.is_some_and(|account| host.is_on(&account.open_denied)) {
+            return Ok(());
+        }
         let denied = |rule: &str| Refusal::Denied { rule: rule.to_owned(), address: false };
-        if self.deny.has_name(name) {
+        if host.is_on(&self.deny) {
             return Err(denied("names that the operator has denied"));
         }
-        if self.allow.has_name(name) {
+        if host.is_on(&self.allow) || account.is_some_and(|account| host.is_on(&account.open)) {
             return Ok(());
         }
         if let Some((_, rule)) = DENIED_NAMES.iter().find(|(denied, _)| *denied == name) {
@@ -233,6 +282,8 @@ impl Refusal {
             Self::Denied { rule, address } => {
                 denied(&format!("{target} is refused: it belongs to {rule}"), address)
             }
+            Self::Account { rule, address } => denied(&format!("{target} is refused: {rule}"), address)
+                .hint("the operator can allow it in the accounts file"),
             Self::Loop => ProxyError::new(Code::ProxyLoop, format!("{target} is this gateway itself")),
             Self::Ipv6 => ProxyError::new(
                 Code::UpstreamError,
@@ -262,6 +313,7 @@ impl From<TargetError> for ProxyError {
             | TargetError::Name
             | TargetError::Ipv4
             | TargetError::Ipv6
+            | TargetError::Fragment
             | TargetError::Scheme
             | TargetError::Form => Self::new(Code::BadTarget, error.to_string()),
         }

@@ -90,6 +90,10 @@ impl From<AuthError> for ProxyError {
                     .hint("send the username as it is: parameters need no escaping")
             }
             AuthError::Busy => Self::new(Code::QueueFull, "too many password checks are waiting"),
+            AuthError::Throttled { retry_after } => {
+                Self::new(Code::AuthThrottled, "too many failed logins from this address")
+                    .retry_after(retry_after)
+            }
         }
     }
 }
@@ -119,6 +123,10 @@ impl From<AcquireError> for ProxyError {
             AcquireError::ExitLost => Self::new(Code::ExitLost, message),
             AcquireError::ControlPlaneUnavailable => Self::new(Code::ControlPlaneUnavailable, message),
             AcquireError::ControlPlaneForbidden { .. } => Self::new(Code::ControlPlaneForbidden, message),
+            AcquireError::AccountQuota { .. } => Self::new(Code::AccountQuota, message),
+            AcquireError::LocationForbidden { .. } => Self::new(Code::LocationForbidden, message),
+            // Known to this replica and gone for the leader: the same answer as when this one knows, too.
+            AcquireError::AccountGone => AuthError::Refused.into(),
             AcquireError::ShuttingDown => Self::shutting_down(),
         }
     }
@@ -132,6 +140,7 @@ impl From<SelectError> for ProxyError {
             SelectError::NoSuchCountry { .. } => Code::NoSuchCountry,
             SelectError::NoSuchCity { .. } => Code::NoSuchCity,
             SelectError::NoSuchServer { .. } => Code::NoSuchServer,
+            SelectError::Forbidden { .. } => Code::LocationForbidden,
             SelectError::NoServers => Code::ControlPlaneUnavailable,
         };
         Self::new(code, error.to_string()).hint(error.hint())

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Waiter};
+use crate::accounts::Usage;
+use crate::identity::Account;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
-use crate::session::{AcquireError, Acquired, Exit, Fault, Sessions};
+use crate::session::{AcquireError, Acquired, Exit, Fault, Progress, Sessions};
 
 /// A future of one data thread.
 pub(super) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -23,17 +26,24 @@ pub(super) trait Exits: Send + Sync {
     /// The exit of a session that has one; never waits.
     fn hit(&self, key: &SessionKey) -> Option<Grant>;
 
-    /// As `hit`, else has an exit started and holds until `deadline`. Dropping the future cancels this
-    /// wait, never the start.
+    /// As `hit`, else has an exit started and holds until `deadline`; `tell` hears what happens meanwhile.
+    /// Dropping the future cancels this wait, never the start.
     fn acquire<'a>(
         &'a self,
         key: &'a SessionKey,
         lifetimes: &'a Lifetimes,
         deadline: Instant,
+        tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>>;
 
     /// The pod that these credentials were made for.
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant>;
+
+    /// The same, waiting a moment for a pod that this replica does not know yet.
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>>;
+
+    /// Whose pod it is that has such credentials.
+    fn pod_owner(&self, user: &str) -> Option<Account>;
 
     /// The exit does not work: new requests go elsewhere.
     fn report(&self, exit: &Arc<Exit>, why: Fault);
@@ -81,12 +91,23 @@ impl Exits for Sessions {
         key: &'a SessionKey,
         lifetimes: &'a Lifetimes,
         deadline: Instant,
+        tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>> {
-        Box::pin(async move { Self::acquire(self, key, lifetimes, deadline).await.map(Grant::from) })
+        Box::pin(
+            async move { Self::acquire_telling(self, key, lifetimes, deadline, tell).await.map(Grant::from) },
+        )
     }
 
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant> {
         Self::by_pod_credentials(self, user, password).map(Grant::from)
+    }
+
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>> {
+        Box::pin(async move { Self::await_pod_credentials(self, user, password).await.map(Grant::from) })
+    }
+
+    fn pod_owner(&self, user: &str) -> Option<Account> {
+        Self::pod_owner(self, user)
     }
 
     fn report(&self, exit: &Arc<Exit>, why: Fault) {
@@ -94,46 +115,69 @@ impl Exits for Sessions {
     }
 }
 
-/// The ends of the exits that this thread has tunnels through. The exit's own token is shared by all
-/// threads and takes a lock on every look; here one task a thread waits for it.
-#[derive(Default)]
-pub(super) struct Watches {
-    /// By the exit's address, which is unique while the entry holds the exit.
-    by_exit: HashMap<usize, Watch>,
+/// Something whose end closes tunnels.
+pub(super) trait Ends {
+    /// Cancelled at the end.
+    fn ended(&self) -> &CancellationToken;
 }
 
-struct Watch {
-    exit: Arc<Exit>,
+impl Ends for Exit {
+    fn ended(&self) -> &CancellationToken {
+        &self.gone
+    }
+}
+
+impl Ends for Usage {
+    fn ended(&self) -> &CancellationToken {
+        Self::ended(self)
+    }
+}
+
+/// The ends of what this thread has tunnels through: exits, or accounts. The token of each is shared by
+/// all threads and takes a lock on every look; here one task a thread waits for it.
+pub(super) struct Watches<T> {
+    /// By the address of what is watched, which is unique while the entry holds it.
+    by_address: HashMap<usize, Watch<T>>,
+}
+
+struct Watch<T> {
+    of: Arc<T>,
     gone: Rc<Event>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Watches {
-    /// A future that ends when the exit is gone.
-    pub(super) fn gone(&mut self, exit: &Arc<Exit>) -> Waiter {
-        let key = Arc::as_ptr(exit).addr();
-        if let Some(watch) = self.by_exit.get(&key) {
+impl<T> Default for Watches<T> {
+    fn default() -> Self {
+        Self { by_address: HashMap::new() }
+    }
+}
+
+impl<T: Ends> Watches<T> {
+    /// A future that ends when it has ended.
+    pub(super) fn gone(&mut self, of: &Arc<T>) -> Waiter {
+        let key = Arc::as_ptr(of).addr();
+        if let Some(watch) = self.by_address.get(&key) {
             return watch.gone.waiter();
         }
         // Rare enough (a new exit) to look for those that nobody uses any more.
-        self.by_exit.retain(|_, watch| {
-            !watch.gone.fired() && (Arc::strong_count(&watch.exit) > 1 || Rc::strong_count(&watch.gone) > 2)
+        self.by_address.retain(|_, watch| {
+            !watch.gone.fired() && (Arc::strong_count(&watch.of) > 1 || Rc::strong_count(&watch.gone) > 2)
         });
         let gone = Rc::new(Event::default());
         let task = tokio::task::spawn_local({
-            let (token, gone) = (exit.gone.clone(), Rc::clone(&gone));
+            let (token, gone) = (of.ended().clone(), Rc::clone(&gone));
             async move {
                 token.cancelled().await;
                 gone.fire();
             }
         });
         let waiter = gone.waiter();
-        self.by_exit.insert(key, Watch { exit: Arc::clone(exit), gone, task });
+        self.by_address.insert(key, Watch { of: Arc::clone(of), gone, task });
         waiter
     }
 }
 
-impl Drop for Watch {
+impl<T> Drop for Watch<T> {
     fn drop(&mut self) {
         // Those who wait hold the event themselves; without the task it would never fire for them.
         if Rc::strong_count(&self.gone) <= 2 {

@@ -26,6 +26,7 @@ use super::record::{Outcome, Record};
 use super::response::{ERROR, REQUEST_ID};
 use super::target::Target;
 use super::thread::Thread;
+use super::trail::Step;
 use super::tunnel::{Greeting, Tunnel};
 use super::upstream;
 
@@ -48,6 +49,14 @@ pub(super) enum Sent {
     Broken,
 }
 
+fn strip_trailers(polled: &mut Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) {
+    if let Poll::Ready(Some(Ok(frame))) = polled
+        && let Some(trailers) = frame.trailers_mut()
+    {
+        headers::strip_trailers(trailers);
+    }
+}
+
 impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -59,7 +68,8 @@ impl HttpBody for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Client { incoming, sent } => {
-                let polled = Pin::new(&mut *incoming).poll_frame(cx);
+                let mut polled = Pin::new(&mut *incoming).poll_frame(cx);
+                strip_trailers(&mut polled);
                 if matches!(polled, Poll::Ready(Some(Err(_)))) {
                     sent.set(Sent::Broken);
                 } else if matches!(polled, Poll::Ready(None)) || incoming.is_end_stream() {
@@ -120,25 +130,22 @@ pub(super) async fn forward(
     record: &mut Record,
 ) -> Result<Reply, ProxyError> {
     let admitted = admit(thread, credentials(thread, request.headers()), record).await?;
+    client.connection.authenticated();
     if request.uri().scheme().is_none() {
         return Err(ProxyError::new(
             Code::NotAProxyRequest,
             "this is a request for a web server, not for a proxy",
         ));
     }
-    if let Some(why) = headers::framing_fault(request.headers()) {
-        return Err(ProxyError::new(
-            Code::NotAProxyRequest,
-            format!("the request is framed in two ways: {why}"),
-        ));
-    }
-    let target = check_target(thread, Target::http(request.uri()), || client.local, record)?;
+    let target = check_target(thread, &admitted, Target::http(request.uri()), || client.local, record)?;
 
     let on_upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, incoming) = request.into_parts();
+    let (forwarding, received) = (thread.shared.forwarding, parts.version);
     let protocol = rewrite(&mut parts)?;
+    headers::forwarded(&mut parts.headers, forwarding, received, Some(client.addr.ip()));
     let empty = incoming.is_end_stream();
-    let mut hold = Hold::begin(thread, admitted);
+    let mut hold = Hold::begin(admitted);
     let grant = hold.grant(thread, record).await?;
 
     // Only what may be sent twice goes over a connection that may have ended unseen.
@@ -147,6 +154,7 @@ pub(super) async fn forward(
     let reused = if again { thread.pool.take(&key) } else { None };
     let (grant, parts) = match reused {
         Some(wire) => {
+            record.trail.step(Step::ConnectionReused);
             let request = Request::from_parts(parts.clone(), RequestBody::Empty);
             match send(wire, key, grant, request, Rc::new(Cell::new(Sent::Whole)), record).await {
                 Ok((response, lease)) => return Ok(Reply { response, lease, switch: None }),
@@ -216,6 +224,7 @@ async fn send(
     record: &mut Record,
 ) -> Result<(Response<Incoming>, Lease), Unanswered> {
     let counted = wire.bytes.get();
+    record.trail.step(Step::RequestSent);
     let answer = wire.sender.send_request(request).await;
     let nothing = wire.bytes.get().1 == counted.1;
     let mut lease = Lease { wire, key, grant, counted, sent };
@@ -223,6 +232,7 @@ async fn send(
     match answer {
         Ok(response) => Ok((response, lease)),
         Err(error) => {
+            record.trail.note(Step::Unanswered, &error);
             tracing::debug!(%error, "a request got no answer");
             Err(Unanswered { grant: lease.grant, nothing, broken: lease.sent.get() == Sent::Broken })
         }
@@ -236,7 +246,8 @@ fn is_idempotent(method: &Method) -> bool {
 
 /// Makes an absolute-form request one for its origin; returns the protocol that it asks to switch to.
 fn rewrite(parts: &mut Parts) -> Result<Option<HeaderValue>, ProxyError> {
-    let protocol = headers::upgrade(&parts.headers);
+    // RFC 9110, 7.8: of HTTP/1.0 it is ignored.
+    let protocol = headers::upgrade(&parts.headers).filter(|_| parts.version != Version::HTTP_10);
     headers::strip(&mut parts.headers);
     if let Some(protocol) = &protocol {
         headers::set_upgrade(&mut parts.headers, protocol.clone());
@@ -271,7 +282,10 @@ impl Reply {
         turn: Turn,
     ) -> Response<Body> {
         let Self { mut response, lease, switch } = self;
+        let received = response.version();
         headers::strip(response.headers_mut());
+        headers::say_length_once(response.headers_mut());
+        headers::forwarded(response.headers_mut(), thread.shared.forwarding, received, None);
         // Only ours may say that an error is ours.
         if let Ok(name) = HeaderName::from_bytes(ERROR.as_bytes()) {
             response.headers_mut().remove(name);
@@ -296,7 +310,7 @@ impl Reply {
             Some((protocol, on_upgrade)) => {
                 headers::set_upgrade(response.headers_mut(), protocol);
                 switch_protocols(thread, client, &mut response, on_upgrade, lease, record);
-                response.map(|_| Body::own(Bytes::new(), turn))
+                response.map(|_| Body::own(Bytes::new(), turn.last()))
             }
         }
     }
@@ -396,7 +410,8 @@ impl HttpBody for Body {
             }
             Self::Relayed(relayed) => relayed,
         };
-        let polled = Pin::new(&mut relayed.incoming).poll_frame(cx);
+        let mut polled = Pin::new(&mut relayed.incoming).poll_frame(cx);
+        strip_trailers(&mut polled);
         match &polled {
             Poll::Ready(None) => relayed.finish(Outcome::Ok),
             Poll::Ready(Some(Ok(_))) => {

@@ -1,6 +1,6 @@
-//! The head of a client's first request: where it ends, and what in it matters. Pure; `connection`
-//! calls it on what has been read so far, and the benches. Strict where leniency would let two parsers
-//! read one request in two ways.
+//! The head of a client's request: where it ends, and what in it matters. Pure; `connection` calls it on
+//! what has been read so far, `gate` on every request before hyper sees it, and the benches. Strict where
+//! leniency would let two parsers read one request in two ways.
 
 use std::mem::MaybeUninit;
 
@@ -109,10 +109,29 @@ pub struct Head<'b> {
     pub target: &'b str,
     /// The credentials.
     pub authorization: Authorization<'b>,
-    /// Whether a body follows: `Content-Length` over 0 or `Transfer-Encoding`.
-    pub has_body: bool,
+    /// What follows it.
+    pub body: Body,
+    /// Whether `Host`, where it is, could be one (RFC 9112, 3.2). What it says does not matter (RFC 9112,
+    /// 3.2.2): the target rules, and the origin is told so.
+    pub host_is_valid: bool,
     /// Whether the client wants the connection kept after an answer.
     pub keep_alive: bool,
+}
+
+/// How a request's body is framed (RFC 9112, 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// So many bytes: 0 where there is none.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+impl Body {
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self == Self::Length(0)
+    }
 }
 
 /// Why bytes are no request that this proxy reads.
@@ -142,7 +161,7 @@ impl<'b> Head<'b> {
         else {
             return Err(HeadError::Malformed("the request line is incomplete"));
         };
-        let mut framing = Framing::default();
+        let mut framing = Framing { length: None, encoded: false, host: false, host_is_valid: true };
         let mut authorization = Authorization::None;
         let (mut close, mut keep) = (false, false);
         for field in request.headers.iter() {
@@ -154,7 +173,7 @@ impl<'b> Head<'b> {
                         Authorization::One(_) | Authorization::Many => Authorization::Many,
                     };
                 }
-                4 if field.name.eq_ignore_ascii_case("host") => framing.hosts += 1,
+                4 if field.name.eq_ignore_ascii_case("host") => framing.host(field.value)?,
                 14 if field.name.eq_ignore_ascii_case("content-length") => framing.length(field.value)?,
                 17 if field.name.eq_ignore_ascii_case("transfer-encoding") => {
                     framing.encoding(field.value)?
@@ -176,21 +195,34 @@ impl<'b> Head<'b> {
             method,
             target,
             authorization,
-            has_body: framing.encoded || framing.length.unwrap_or(0) > 0,
+            host_is_valid: framing.host_is_valid,
+            body: if framing.encoded { Body::Chunked } else { Body::Length(framing.length.unwrap_or(0)) },
             keep_alive: !close && (http11 || keep),
         })
     }
 }
 
 /// What delimits a request's body, and whom it names.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Framing {
     length: Option<u64>,
     encoded: bool,
-    hosts: usize,
+    host: bool,
+    host_is_valid: bool,
 }
 
 impl Framing {
+    /// RFC 9112, 3.2: one.
+    fn host(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        if self.host {
+            return Err(HeadError::Malformed("more than one Host"));
+        }
+        self.host = true;
+        let valid = |b: &u8| b.is_ascii_alphanumeric() || b"-._~:[]%".contains(b);
+        self.host_is_valid = value.iter().all(valid);
+        Ok(())
+    }
+
     /// RFC 9112, 6.3 (5): a list or a repetition may be reduced if all are equal, or refused.
     fn length(&mut self, value: &[u8]) -> Result<(), HeadError> {
         let digits = value.trim_ascii();
@@ -227,10 +259,9 @@ impl Framing {
             // RFC 9112, 6.1: faulty framing in HTTP/1.0.
             return Err(HeadError::Malformed("Transfer-Encoding in HTTP/1.0"));
         }
-        if self.hosts > 1 {
-            // RFC 9112, 3.2. None at all is tolerated: the target says where to go, and many
-            // clients leave it out of a CONNECT.
-            return Err(HeadError::Malformed("more than one Host"));
+        if http11 && !self.host {
+            // RFC 9112, 3.2.
+            return Err(HeadError::Malformed("HTTP/1.1 without Host"));
         }
         Ok(())
     }

@@ -1,9 +1,15 @@
-//! Header fields that end at the proxy (RFC 9110, 7.6.1), taken out of requests and responses. Pure.
+//! Header fields that end at the proxy (RFC 9110, 7.6.1), taken out of requests and responses, and those
+//! that it may be told to add. Pure.
+
+use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+use crate::config::Forwarding;
 
 /// Fields that are of one connection, whether `Connection` names them or not.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -18,8 +24,16 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     UPGRADE,
 ];
 
+/// Where a request has come from, as proxies tell each other and origins.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
 /// Takes out what is of this connection alone, and what `Connection` names.
 pub(super) fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // RFC 9112, 6.3 (3): it is overridden, and removed before the message goes on. (Only responses
+        // get here with both.)
+        headers.remove(CONTENT_LENGTH);
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -28,6 +42,46 @@ pub(super) fn strip(headers: &mut HeaderMap) {
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
+    }
+}
+
+/// Takes out of a trailer section what must not be there (RFC 9110, 6.5.1): what frames, routes or
+/// authenticates a message was settled by its head.
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in HOP_BY_HOP.iter().chain(&[CONTENT_LENGTH, HOST, TRAILER]) {
+        trailers.remove(name);
+    }
+}
+
+/// A length that is said more than once (hyper has seen to it that it is the same) is said once.
+pub(super) fn say_length_once(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return };
+    if values.next().is_none() && !first.as_bytes().contains(&b',') {
+        return;
+    }
+    let length = first.as_bytes().split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+    match HeaderValue::from_bytes(length) {
+        Ok(length) => drop(headers.insert(CONTENT_LENGTH, length)),
+        Err(_) => drop(headers.remove(CONTENT_LENGTH)),
+    }
+}
+
+/// Adds what the gateway is told to add: `client` on the way to an origin, none on the way back.
+pub(super) fn forwarded(
+    headers: &mut HeaderMap,
+    forwarding: Forwarding,
+    received: Version,
+    client: Option<IpAddr>,
+) {
+    if forwarding.via {
+        let via = if received == Version::HTTP_10 { "1.0 gluetun-gateway" } else { "1.1 gluetun-gateway" };
+        headers.append(VIA, HeaderValue::from_static(via));
+    }
+    if let Some(client) = client.filter(|_| forwarding.forwarded_for)
+        && let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string())
+    {
+        headers.append(FORWARDED_FOR, client);
     }
 }
 
@@ -45,14 +99,6 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, protocol);
-}
-
-/// What must not be said twice, or in two ways.
-pub(super) fn framing_fault(headers: &HeaderMap) -> Option<&'static str> {
-    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        return Some("both Content-Length and Transfer-Encoding");
-    }
-    if headers.get_all(HOST).iter().nth(1).is_some() { Some("more than one Host") } else { None }
 }
 
 #[cfg(test)]
@@ -104,8 +150,49 @@ mod tests {
 
     #[test]
     fn framing_is_said_once() {
-        assert!(framing_fault(&map(&[("Host", "a"), ("Content-Length", "1")])).is_none());
-        assert!(framing_fault(&map(&[("Transfer-Encoding", "chunked"), ("Content-Length", "1")])).is_some());
-        assert!(framing_fault(&map(&[("Host", "a"), ("Host", "a")])).is_some());
+        let mut both = map(&[("Transfer-Encoding", "chunked"), ("Content-Length", "1")]);
+        strip(&mut both);
+        assert!(both.is_empty());
+        for lines in [&[("Content-Length", "5, 5")][..], &[("Content-Length", "5"), ("Content-Length", "5")]]
+        {
+            let mut headers = map(lines);
+            say_length_once(&mut headers);
+            assert_eq!(headers, map(&[("Content-Length", "5")]));
+        }
+        let mut once = map(&[("Content-Length", "5")]);
+        say_length_once(&mut once);
+        assert_eq!(once, map(&[("Content-Length", "5")]));
+    }
+
+    #[test]
+    fn trailers_hold_nothing_that_the_head_settled() {
+        let mut trailers = map(&[
+            ("X-Sum", "1"),
+            ("Proxy-Authorization", "Basic YTpi"),
+            ("Connection", "close"),
+            ("Content-Length", "7"),
+            ("Host", "a"),
+            ("Transfer-Encoding", "chunked"),
+        ]);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("X-Sum", "1")]));
+    }
+
+    #[test]
+    fn nothing_is_added_unless_told() {
+        let client = Some("::ffff:192.0.2.1".parse().unwrap());
+        let added = |via, forwarded_for, client| {
+            let mut headers = map(&[("X-Forwarded-For", "10.0.0.1")]);
+            forwarded(&mut headers, Forwarding { via, forwarded_for }, Version::HTTP_10, client);
+            headers
+        };
+        assert_eq!(added(false, false, client), map(&[("X-Forwarded-For", "10.0.0.1")]));
+        let all = [
+            ("X-Forwarded-For", "10.0.0.1"),
+            ("Via", "1.0 gluetun-gateway"),
+            ("X-Forwarded-For", "192.0.2.1"),
+        ];
+        assert_eq!(added(true, true, client), map(&all));
+        assert_eq!(added(true, true, None), map(&all[..2]), "an answer has no client to tell");
     }
 }

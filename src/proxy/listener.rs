@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::connection;
+use super::event::Waiter;
 use super::socket;
 use super::thread::{Connection, Thread};
 use crate::drain::Phase;
@@ -89,20 +90,18 @@ async fn accept(thread: &Rc<Thread>, listener: &TcpListener) {
         match accepted {
             Ok((stream, client)) => {
                 pause = FIRST_PAUSE;
-                // Over the limit this one waits, unserved, and no other is accepted.
                 let slot = match Arc::clone(&shared.slots).try_acquire_owned() {
                     Ok(slot) => Some(slot),
-                    Err(_) => tokio::select! {
-                        biased;
-                        () = &mut closing => None,
-                        slot = Arc::clone(&shared.slots).acquire_owned() => slot.ok(),
-                    },
+                    Err(_) => make_room(thread, &mut closing).await,
                 };
                 spawn(thread, stream, client, slot);
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 shared.metrics.accept_paused.inc();
+                if socket::is_exhausted(&error) {
+                    thread.newcomers.evict();
+                }
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "accepting is paused");
                 tokio::select! {
                     biased;
@@ -112,6 +111,21 @@ async fn accept(thread: &Rc<Thread>, listener: &TcpListener) {
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
+        }
+    }
+}
+
+/// Over the limit on connections: the oldest whose client has not logged in goes. Where there is none, the
+/// new one waits, unserved, and no other is accepted. `None` once the listeners are to close.
+async fn make_room(thread: &Rc<Thread>, closing: &mut Waiter) -> Option<OwnedSemaphorePermit> {
+    loop {
+        thread.newcomers.evict();
+        tokio::select! {
+            biased;
+            () = &mut *closing => return None,
+            slot = Arc::clone(&thread.shared.slots).acquire_owned() => return slot.ok(),
+            // Another thread may have taken the room that was made here.
+            () = tokio::time::sleep(FIRST_PAUSE) => {}
         }
     }
 }
@@ -147,6 +161,7 @@ fn spawn(
     client: std::net::SocketAddr,
     slot: Option<OwnedSemaphorePermit>,
 ) {
-    let connection = Connection::new(&thread.shared, slot);
-    tokio::task::spawn_local(connection::serve(Rc::clone(thread), stream, client, connection));
+    let connection = Connection::new(thread, slot);
+    let serving = connection::serve(Rc::clone(thread), stream, client, Rc::clone(&connection));
+    connection.enter(tokio::task::spawn_local(serving).abort_handle());
 }

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
-use crate::config::Config;
+use crate::accounts::Accounts;
+use crate::config::{Config, Forwarding};
 use crate::drain::Shutdown;
 use crate::identity::Authenticator;
 use crate::metrics::Metrics;
@@ -30,6 +31,7 @@ use crate::session::Sessions;
 
 pub mod buffers;
 mod check;
+pub mod chunks;
 mod client_io;
 mod connect;
 mod connection;
@@ -37,11 +39,14 @@ pub mod destination;
 pub mod error;
 mod event;
 mod exits;
+pub mod failures;
 mod forward;
+pub mod gate;
 mod gluetun;
 pub mod head;
 mod headers;
 mod listener;
+mod newcomers;
 mod plain;
 mod pool;
 mod record;
@@ -50,6 +55,7 @@ mod response;
 mod socket;
 pub mod target;
 mod thread;
+pub mod trail;
 mod tunnel;
 mod upstream;
 mod wish;
@@ -57,10 +63,13 @@ mod wish;
 #[cfg(test)]
 mod tests;
 
-pub use destination::{DestinationError, Destinations};
+pub use destination::{
+    AccountDestinations, DestinationError, Destinations, Ports, Rules as DestinationRules,
+};
 pub use error::{ALL_CODES, Code, ProxyError};
 
 use exits::Exits;
+use failures::Failures;
 use target::Target;
 
 /// How long things may take. The settings that are a user's come from [`Config`]; the others have their
@@ -120,16 +129,22 @@ impl Timings {
 struct Shared {
     exits: Arc<dyn Exits>,
     authenticator: Authenticator,
+    accounts: watch::Receiver<Arc<Accounts>>,
     catalogue: watch::Receiver<Arc<Catalogue>>,
     destinations: Destinations,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
+    failures: Failures,
     limits: Limits,
-    start_timeout: Duration,
+    idle_timeout: Duration,
     timings: Timings,
     checks: Arc<check::Checks>,
     /// Client connections that may still begin.
     slots: Arc<Semaphore>,
+    /// Connections of one data thread whose clients have not logged in.
+    most_newcomers: usize,
+    /// What plain HTTP gets added.
+    forwarding: Forwarding,
     /// Told when a connection has ended.
     freed: Notify,
 }
@@ -141,6 +156,8 @@ pub struct Deps {
     pub sessions: Sessions,
     /// The password check.
     pub authenticator: Authenticator,
+    /// What accounts may do.
+    pub accounts: watch::Receiver<Arc<Accounts>>,
     /// The server list in use.
     pub catalogue: watch::Receiver<Arc<Catalogue>>,
     /// Which destinations are refused; with the gateway's own addresses
@@ -152,6 +169,8 @@ pub struct Deps {
     pub shutdown: Shutdown,
     /// Where each data thread beats.
     pub liveness: Liveness,
+    /// Where failures are kept.
+    pub failures: Failures,
 }
 
 /// The proxy port, bound and not yet served: bind every port, then start.
@@ -192,22 +211,14 @@ pub struct Proxy {
 ///
 /// When a thread or its runtime cannot be made.
 pub fn start(config: &Config, listeners: Listeners, deps: Deps) -> io::Result<Proxy> {
-    let Deps { sessions, authenticator, catalogue, destinations, metrics, shutdown, liveness } = deps;
-    let shared =
-        Shared::new(config, Arc::new(sessions), authenticator, catalogue, destinations, metrics, shutdown)?;
+    let liveness = deps.liveness.clone();
+    let shared = Shared::new(config, Arc::new(deps.sessions.clone()), deps)?;
     serve(Arc::new(shared), listeners, &liveness)
 }
 
 impl Shared {
-    fn new(
-        config: &Config,
-        exits: Arc<dyn Exits>,
-        authenticator: Authenticator,
-        catalogue: watch::Receiver<Arc<Catalogue>>,
-        destinations: Destinations,
-        metrics: Arc<Metrics>,
-        shutdown: Shutdown,
-    ) -> io::Result<Self> {
+    fn new(config: &Config, exits: Arc<dyn Exits>, deps: Deps) -> io::Result<Self> {
+        let Deps { authenticator, accounts, catalogue, destinations, metrics, shutdown, failures, .. } = deps;
         let limits =
             Limits { max_idle: config.max_idle_timeout, max_wait: config.start_timeout, ..Limits::default() };
         let timings = Timings::new(config.connect_timeout)
@@ -215,15 +226,19 @@ impl Shared {
         Ok(Self {
             exits,
             authenticator,
+            accounts,
             catalogue,
             destinations,
             metrics,
             shutdown,
+            failures,
             limits,
-            start_timeout: config.start_timeout,
+            idle_timeout: config.idle_timeout,
             timings,
             checks: Arc::default(),
             slots: Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
+            most_newcomers: config.max_unauthenticated.div_ceil(config.data_threads.max(1)),
+            forwarding: config.forwarding_headers,
             freed: Notify::new(),
         })
     }

@@ -22,6 +22,7 @@ use super::connect::{Credentials, Opened, admit};
 use super::connection::{closes, connect_with_body, open_tunnel};
 use super::error::{Code, ProxyError};
 use super::forward::{self, Body};
+use super::gate::Refusal;
 use super::head::{Authorization, MAX_FIELDS, MAX_HEAD};
 use super::record::{Kind, Outcome, Record};
 use super::response::{self, Established};
@@ -41,18 +42,30 @@ pub(super) struct Client {
 }
 
 /// One request's turn on its connection: ends when the answer's body is dropped.
-pub(super) struct Turn(Arc<Pace>);
+pub(super) struct Turn {
+    pace: Arc<Pace>,
+    last: bool,
+}
 
 impl Turn {
     fn begin(pace: &Arc<Pace>) -> Self {
         pace.set(Doing::Busy);
-        Self(Arc::clone(pace))
+        Self { pace: Arc::clone(pace), last: false }
+    }
+
+    /// After the answer the connection is something else: what follows is no request.
+    #[must_use]
+    pub(super) fn last(mut self) -> Self {
+        self.last = true;
+        self
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.set(Doing::Idle);
+        if !self.last {
+            self.pace.answered();
+        }
     }
 }
 
@@ -68,7 +81,7 @@ pub(super) async fn serve(
     let pace = Arc::new(Pace::new());
     let local = stream.local_addr().ok().map(|addr| addr.ip());
     let client = Rc::new(Client { addr, local, connection, pace: Arc::clone(&pace) });
-    let io = ClientIo::new(stream, read, Arc::clone(&pace), timings.linger);
+    let io = ClientIo::new(stream, read, Arc::clone(&pace), timings.head, timings.linger);
     let service = service_fn({
         let (thread, client) = (Rc::clone(&thread), client);
         move |request| handle(Rc::clone(&thread), Rc::clone(&client), request)
@@ -89,7 +102,7 @@ pub(super) async fn serve(
     loop {
         tokio::select! {
             biased;
-            // Its errors are the client's: it broke off, or what it sent is no HTTP (answered by hyper).
+            // Its errors are the client's: it broke off.
             _ = connection.as_mut() => return,
             () = &mut closing, if !told => {
                 told = true;
@@ -103,9 +116,11 @@ pub(super) async fn serve(
                     (Doing::Busy, _) => now + timings.head,
                 };
                 if due <= now && pace.get().0 == Doing::Head {
-                    return;
-                }
-                if due <= now && !told {
+                    // Told so by the reader, when the connection is polled next; not a second time.
+                    if !pace.expire() {
+                        return;
+                    }
+                } else if due <= now && !told {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -122,10 +137,18 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let turn = Turn::begin(&client.pace);
+    let refusal = client.pace.take_refusal();
     let connect = request.method() == Method::CONNECT;
-    let mut record =
-        Record::new(&thread.counters, if connect { Kind::Connect } else { Kind::Http }, client.addr);
-    let done = if connect {
+    let kind = match &refusal {
+        Some(Refusal::Unreadable(_)) => Kind::None,
+        Some(Refusal::Target(_)) | None if connect => Kind::Connect,
+        Some(Refusal::Target(_)) | None => Kind::Http,
+    };
+    let mut record = Record::new(&thread.counters, kind, client.addr);
+    record.method = Some(request.method().clone());
+    let done = if let Some(refusal) = refusal {
+        Err(refused(&thread, &client, &request, refusal, &mut record).await)
+    } else if connect {
         match open(&thread, &client, &request, &mut record).await {
             Ok(opened) => return Ok(upgrade(thread, client, request, opened, record, turn)),
             Err(error) => Err(error),
@@ -135,15 +158,35 @@ async fn handle(
     };
     Ok(match done {
         Ok(reply) => reply.respond(thread, &client, record, turn),
-        Err(error) => refuse(&client, &error, record, turn),
+        Err(error) => refuse(&client, &error, connect, record, turn),
     })
 }
 
-fn refuse(client: &Client, error: &ProxyError, mut record: Record, turn: Turn) -> Response<Body> {
-    let close = closes(&client.connection, error);
-    record.status = error.code.status();
+/// The error of a request that the reader of the connection has refused.
+async fn refused(
+    thread: &Thread,
+    client: &Client,
+    request: &Request<Incoming>,
+    refusal: Refusal,
+    record: &mut Record,
+) -> ProxyError {
+    match refusal {
+        Refusal::Unreadable(error) => error,
+        Refusal::Target(error) => match admit(thread, credentials(thread, request.headers()), record).await {
+            Ok(_) => {
+                client.connection.authenticated();
+                error
+            }
+            Err(unknown) => unknown,
+        },
+    }
+}
+
+fn refuse(client: &Client, error: &ProxyError, connect: bool, record: Record, turn: Turn) -> Response<Body> {
+    // What has come behind a CONNECT that is refused may be a tunnel's first data: only the client knows.
+    let close = closes(&client.connection, error) || (connect && client.pace.has_early());
     let response = response::error_response(error, record.id, close);
-    record.finish(Outcome::Failed(error.code));
+    record.fail(error);
     response.map(|bytes| Body::own(bytes, turn))
 }
 
@@ -167,6 +210,7 @@ async fn open(
     record: &mut Record,
 ) -> Result<Opened, ProxyError> {
     let admitted = admit(thread, credentials(thread, request.headers()), record).await?;
+    client.connection.authenticated();
     if !request.body().is_end_stream() {
         return Err(connect_with_body());
     }
@@ -201,7 +245,7 @@ fn upgrade(
         idle: opened.grant.idle,
         expires: opened.grant.expires,
     };
-    let response = established.response().map(|bytes| Body::own(bytes, turn));
+    let response = established.response().map(|bytes| Body::own(bytes, turn.last()));
     let upgrading = hyper::upgrade::on(&mut request);
     tokio::task::spawn_local(async move {
         match client_side(upgrading).await {

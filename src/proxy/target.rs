@@ -52,6 +52,9 @@ pub enum TargetError {
     /// An IPv6 address with a zone: only link-local ones have one (RFC 4007, 11.2).
     #[error("an address with a zone is link-local")]
     Zone,
+    /// `#` and what follows: RFC 9112, 3.2 knows no such target, and others would cut it off in silence.
+    #[error("a request target has no fragment")]
+    Fragment,
     /// Not an `http://` URL.
     #[error("only http:// URLs are taken here; use CONNECT for anything else")]
     Scheme,
@@ -71,7 +74,25 @@ impl Target {
         Self::new(host, parse_port(port.ok_or(TargetError::Port)?)?)
     }
 
-    /// Reads the authority of an absolute `http://` URL: the port may be left out.
+    /// Reads the target of any other request through a proxy (RFC 9112, 3.2.2): an absolute `http://`
+    /// URL, whose port may be left out. What comes behind the authority is not looked at, save that it is
+    /// no fragment.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError`] says which part is wrong.
+    pub fn absolute(text: &str) -> Result<Self, TargetError> {
+        if text.contains('#') {
+            return Err(TargetError::Fragment);
+        }
+        let (scheme, rest) = text.split_once("://").ok_or(TargetError::Scheme)?;
+        if !scheme.eq_ignore_ascii_case("http") {
+            return Err(TargetError::Scheme);
+        }
+        Self::of_http(rest.split(['/', '?']).next().unwrap_or_default())
+    }
+
+    /// The same of a URL that has been read.
     ///
     /// # Errors
     ///
@@ -81,7 +102,11 @@ impl Target {
             Some("http") => {}
             _ => return Err(TargetError::Scheme),
         }
-        let (host, port) = split(uri.authority().ok_or(TargetError::Form)?.as_str())?;
+        Self::of_http(uri.authority().ok_or(TargetError::Form)?.as_str())
+    }
+
+    fn of_http(authority: &str) -> Result<Self, TargetError> {
+        let (host, port) = split(authority)?;
         // RFC 3986, 3.2.3: an empty port is the default one.
         let port = match port {
             None | Some("") => 80,
@@ -355,10 +380,44 @@ mod tests {
         assert_eq!(url("/a"), Err(TargetError::Scheme));
     }
 
+    #[test]
+    fn a_url_is_read_strictly_before_anybody_else_reads_it() {
+        use TargetError as E;
+        for (text, error) in [
+            ("http://a/#b", E::Fragment),
+            ("http://a#b", E::Fragment),
+            ("http://a:99999/", E::Port),
+            ("http://a:0/", E::Port),
+            ("http://a:b/", E::Port),
+            ("http://u@a/", E::UserInfo),
+            ("http://u:p@a:80?x", E::UserInfo),
+            ("http:///a", E::EmptyHost),
+            ("http://", E::EmptyHost),
+            ("http://a b/", E::Character(' ')),
+            ("http://a\\b/", E::Character('\\')),
+            ("https://a/", E::Scheme),
+            ("a:80", E::Scheme),
+            ("/a", E::Scheme),
+            ("*", E::Scheme),
+        ] {
+            assert_eq!(Target::absolute(text), Err(error), "{text}");
+        }
+        assert_eq!(Target::absolute("HTTP://a:8080?b=http://c:1/").unwrap().as_str(), "a:8080");
+        assert_eq!(Target::absolute("http://a:/@b:1").unwrap().as_str(), "a:80");
+    }
+
     proptest::proptest! {
         #[test]
         fn any_text_does_no_harm(text in ".{0,80}") {
             let _ = Target::authority(&text);
+        }
+
+        /// What was checked is what hyper goes on with.
+        #[test]
+        fn both_ways_to_read_a_url_agree(text in "(http|HTTP)://[a-c0-9.:@\\[\\]x%-]{0,12}[/?]?[a-z/?:@|{}\"-]{0,8}") {
+            if let (Ok(target), Ok(uri)) = (Target::absolute(&text), text.parse::<http::Uri>()) {
+                proptest::prop_assert_eq!(Target::http(&uri), Ok(target));
+            }
         }
 
         #[test]

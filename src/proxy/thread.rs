@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::buffers::Buffers;
 use super::event::{Event, Waiter};
 use super::exits::Watches;
+use super::newcomers::{Newcomers, Place};
 use super::pool::Pool;
 use super::record::Counters;
 use super::wish::Wishes;
+use crate::accounts::Usage;
 use crate::session::Exit;
 
 /// The data thread's own state.
@@ -32,19 +35,32 @@ pub(super) struct Thread {
     pub(super) pool: Pool,
     /// Fired when the listeners close: idle connections end.
     pub(super) closing: Rc<Event>,
-    watches: RefCell<Watches>,
+    /// Connections whose clients have not logged in.
+    pub(super) newcomers: Rc<Newcomers>,
+    watches: RefCell<Watches<Exit>>,
+    accounts: RefCell<Watches<Usage>>,
 }
 
 impl Thread {
     /// The state of a new thread.
     pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
         Rc::new(Self {
-            counters: Rc::new(Counters::new(Arc::clone(&shared.metrics), shared.shutdown.clone())),
+            counters: Rc::new(Counters::new(
+                Arc::clone(&shared.metrics),
+                shared.shutdown.clone(),
+                shared.failures.shard(),
+            )),
             buffers: Buffers::default(),
-            wishes: RefCell::new(Wishes::new(shared.catalogue.clone())),
+            wishes: RefCell::new(Wishes::new(
+                shared.catalogue.clone(),
+                shared.accounts.clone(),
+                shared.idle_timeout,
+            )),
             pool: Pool::new(shared.timings.pooled),
             closing: Rc::new(Event::default()),
+            newcomers: Rc::new(Newcomers::new(shared.most_newcomers, &shared.metrics)),
             watches: RefCell::default(),
+            accounts: RefCell::default(),
             shared,
         })
     }
@@ -52,6 +68,11 @@ impl Thread {
     /// A future that ends when the exit's pod is gone.
     pub(super) fn gone(&self, exit: &Arc<Exit>) -> Waiter {
         self.watches.borrow_mut().gone(exit)
+    }
+
+    /// A future that ends when what is open of the account must end.
+    pub(super) fn account_gone(&self, usage: &Arc<Usage>) -> Waiter {
+        self.accounts.borrow_mut().gone(usage)
     }
 
     /// Reads and drops what a client still sends, after the write side was shut: closing a socket with
@@ -81,25 +102,46 @@ pub(super) struct Connection {
     shared: Arc<Shared>,
     /// Failed logins: the second ends the connection.
     pub(super) refused: Cell<u32>,
+    newcomers: Rc<Newcomers>,
+    /// Where it is among those, until its client has logged in.
+    place: Cell<Option<Place>>,
     _slot: Option<tokio::sync::OwnedSemaphorePermit>,
     _guard: crate::drain::Guard,
 }
 
 impl Connection {
     /// Counts a connection.
-    pub(super) fn new(shared: &Arc<Shared>, slot: Option<tokio::sync::OwnedSemaphorePermit>) -> Rc<Self> {
+    pub(super) fn new(thread: &Thread, slot: Option<tokio::sync::OwnedSemaphorePermit>) -> Rc<Self> {
+        let shared = &thread.shared;
         shared.metrics.connections_open.inc();
         Rc::new(Self {
             shared: Arc::clone(shared),
             refused: Cell::new(0),
+            newcomers: Rc::clone(&thread.newcomers),
+            place: Cell::new(None),
             _slot: slot,
             _guard: shared.shutdown.guard(),
         })
     }
 }
 
+impl Connection {
+    /// This task serves it: it is ended when there are too many whose clients have not logged in.
+    pub(super) fn enter(&self, task: AbortHandle) {
+        self.place.set(Some(self.newcomers.add(task)));
+    }
+
+    /// Its client has proved who it is: from now on it stays for as long as it likes.
+    pub(super) fn authenticated(&self) {
+        if let Some(place) = self.place.take() {
+            self.newcomers.remove(place);
+        }
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.authenticated();
         self.shared.metrics.connections_open.dec();
         self.shared.freed.notify_waiters();
     }

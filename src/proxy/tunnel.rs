@@ -1,6 +1,10 @@
 //! An open tunnel: the client is told, then bytes are relayed until both sides have ended.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -60,6 +64,7 @@ impl Tunnel {
         if record.status == 0 {
             record.status = 200;
         }
+        record.trail.opened();
         record.on_drop = Outcome::Cut;
         if write_all(&ends.client, &first).await.is_err() {
             record.finish(Outcome::ClientReset);
@@ -72,7 +77,17 @@ impl Tunnel {
 
         thread.counters.tunnels.inc();
         let _open = Open(thread);
-        let gone = thread.gone(&grant.exit);
+        let usage = record.slot.as_ref().map(|slot| Arc::clone(slot.usage()));
+        let mut exit_gone = thread.gone(&grant.exit);
+        let mut account_gone = usage.as_ref().map(|usage| thread.account_gone(usage));
+        let gone = poll_fn(move |cx| {
+            if let Some(ended) = &mut account_gone
+                && Pin::new(ended).poll(cx).is_ready()
+            {
+                return Poll::Ready(());
+            }
+            Pin::new(&mut exit_gone).poll(cx)
+        });
         let half_idle = thread.shared.timings.half_idle;
         let end = relay::relay(&mut ends, early, &thread.buffers, gone, half_idle, |up, down| {
             record.add_bytes(up, down);
@@ -82,6 +97,7 @@ impl Tunnel {
             End::Done | End::Linger => Outcome::Ok,
             End::Client => Outcome::ClientReset,
             End::Upstream => Outcome::UpstreamReset,
+            End::Gone if usage.is_some_and(|usage| usage.ended().is_cancelled()) => Outcome::AccountGone,
             End::Gone => Outcome::ExitGone,
             End::Idle => Outcome::Idle,
         };

@@ -1,5 +1,5 @@
-//! What a login asks for: its username parsed and resolved against the server list, remembered for as
-//! long as the list is the same. The password check remembers logins by header, so a client that keeps
+//! What a login asks for: its username parsed and resolved against the server list, within what its account
+//! may do; remembered for as long as the list and the accounts are the same. The password check remembers logins by header, so a client that keeps
 //! its credentials costs one parse a thread.
 
 use std::collections::HashMap;
@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::error::ProxyError;
-use crate::identity::Login;
-use crate::selector::{Lifetimes, Limits, SelectError, SessionKey, Username, resolve};
+use crate::accounts::{Accounts, Policy};
+use crate::identity::{AuthError, Login};
+use crate::selector::{Lifetimes, Limits, SelectError, SessionKey, Username, resolve_within};
 use crate::servers::Catalogue;
 
 /// Logins remembered by one thread; some 500 bytes each.
@@ -28,28 +29,52 @@ pub(super) struct Wish {
     pub(super) key: SessionKey,
     /// Its times.
     pub(super) lifetimes: Lifetimes,
-}
-
-impl Wish {
     /// How long the request may be held.
-    pub(super) fn hold(&self, most: Duration) -> Duration {
-        self.lifetimes.wait.map_or(most, |wait| wait.min(most))
-    }
+    pub(super) hold: Duration,
+    /// What its account may do.
+    pub(super) policy: Arc<Policy>,
 }
 
 /// The wishes that a thread remembers.
 pub(super) struct Wishes {
     catalogues: watch::Receiver<Arc<Catalogue>>,
     catalogue: Arc<Catalogue>,
+    accounts_of: watch::Receiver<Arc<Accounts>>,
+    accounts: Arc<Accounts>,
+    /// `IDLE_TIMEOUT`, which an account's maximum may be below.
+    idle: Duration,
     /// By the login's address, which is unique while the entry holds the login.
     by_login: HashMap<usize, (Arc<Login>, Rc<Wish>)>,
 }
 
 impl Wishes {
     /// None yet.
-    pub(super) fn new(mut catalogues: watch::Receiver<Arc<Catalogue>>) -> Self {
+    pub(super) fn new(
+        mut catalogues: watch::Receiver<Arc<Catalogue>>,
+        mut accounts_of: watch::Receiver<Arc<Accounts>>,
+        idle: Duration,
+    ) -> Self {
         let catalogue = Arc::clone(&catalogues.borrow_and_update());
-        Self { catalogues, catalogue, by_login: HashMap::new() }
+        let accounts = Arc::clone(&accounts_of.borrow_and_update());
+        Self { catalogues, catalogue, accounts_of, accounts, idle, by_login: HashMap::new() }
+    }
+
+    /// The accounts as they are now.
+    pub(super) fn accounts(&mut self) -> &Accounts {
+        self.refresh();
+        &self.accounts
+    }
+
+    fn refresh(&mut self) {
+        // An error means that nobody publishes any more: the last one stays in use.
+        if self.catalogues.has_changed().unwrap_or(false) {
+            self.catalogue = Arc::clone(&self.catalogues.borrow_and_update());
+            self.by_login.clear();
+        }
+        if self.accounts_of.has_changed().unwrap_or(false) {
+            self.accounts = Arc::clone(&self.accounts_of.borrow_and_update());
+            self.by_login.clear();
+        }
     }
 
     /// What the login asks for.
@@ -58,22 +83,31 @@ impl Wishes {
     ///
     /// What is wrong with its username, in words for the client.
     pub(super) fn of(&mut self, login: &Arc<Login>, limits: &Limits) -> Result<Rc<Wish>, ProxyError> {
-        // An error means that nobody publishes lists any more: the last one stays in use.
-        if self.catalogues.has_changed().unwrap_or(false) {
-            self.catalogue = Arc::clone(&self.catalogues.borrow_and_update());
-            self.by_login.clear();
-        }
+        self.refresh();
         let address = Arc::as_ptr(login).addr();
         if let Some((_, wish)) = self.by_login.get(&address) {
             return Ok(Rc::clone(wish));
         }
         let username = Username::parse(&login.username).map_err(SelectError::from)?;
-        let (key, lifetimes) = resolve(&username, &self.catalogue, limits)?;
+        let account = login.account.as_str();
+        // Its password was good a moment ago, and the account is gone since.
+        let policy = Arc::clone(self.accounts.policy(account).ok_or(AuthError::Refused)?);
+        let limits = policy.limits(limits);
+        let (key, mut lifetimes) = resolve_within(&username, &self.catalogue, &limits, &policy.scope())?;
+        let hold = lifetimes.wait.unwrap_or(limits.max_wait);
+        if hold.is_zero() {
+            lifetimes.wait = Some(hold);
+        }
+        if self.idle > limits.max_idle {
+            lifetimes.idle = Some(lifetimes.idle.unwrap_or(limits.max_idle));
+        }
         let wish = Rc::new(Wish {
-            account: Arc::from(key.account.as_str()),
+            account: Arc::from(account),
             selector: Arc::from(key.selector_text()),
             key,
             lifetimes,
+            hold,
+            policy,
         });
         if self.by_login.len() >= REMEMBERED {
             self.by_login.clear();

@@ -130,13 +130,22 @@ pub enum SelectError {
         /// Up to five near ones.
         suggestions: Vec<String>,
     },
+    /// The place exists, and this account may not use it.
+    #[error("{message}")]
+    Forbidden {
+        /// Which place.
+        message: String,
+        /// The places that the account may use.
+        hint: String,
+    },
     /// There is no server list yet, so that no place can be looked up. A retry can help.
     #[error("the server list has not been loaded yet")]
     NoServers,
 }
 
 impl SelectError {
-    /// The code of the response. All are of status 400, but for the one without a list: 503.
+    /// The code of the response. All are of status 400, but for the forbidden place, 403, and the one
+    /// without a list, 503.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -145,7 +154,19 @@ impl SelectError {
             Self::NoSuchCountry { .. } => "no_such_country",
             Self::NoSuchCity { .. } => "no_such_city",
             Self::NoSuchServer { .. } => "no_such_server",
+            Self::Forbidden { .. } => "location_forbidden",
             Self::NoServers => "control_plane_unavailable",
+        }
+    }
+
+    /// Whether another server list might not give it.
+    pub(super) fn is_about_the_list(&self) -> bool {
+        match self {
+            Self::NoSuchCountry { .. }
+            | Self::NoSuchCity { .. }
+            | Self::NoSuchServer { .. }
+            | Self::NoServers => true,
+            Self::BadParameter { .. } | Self::BadCombination { .. } | Self::Forbidden { .. } => false,
         }
     }
 
@@ -153,7 +174,9 @@ impl SelectError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::BadParameter { hint, .. } | Self::BadCombination { hint, .. } => hint.clone(),
+            Self::BadParameter { hint, .. }
+            | Self::BadCombination { hint, .. }
+            | Self::Forbidden { hint, .. } => hint.clone(),
             Self::NoSuchCountry { value, suggestions } => meant(value, suggestions),
             Self::NoSuchCity { value, country: Some(_), elsewhere: Some(elsewhere), .. } => {
                 format!("it is in {elsewhere}: write country-{elsewhere}-city-{}", printable(value, SHOWN))

@@ -7,6 +7,8 @@ use super::error::SelectError;
 use super::grammar::{Key, Params, Username};
 use super::key::{PoolName, SessionKey};
 use super::near;
+use super::places::PlaceRules;
+use crate::identity::Account;
 use crate::servers::names::{printable, slug};
 use crate::servers::{Catalogue, City, Country, CountryId, Place};
 
@@ -59,11 +61,61 @@ pub fn resolve(
     catalogue: &Catalogue,
     limits: &Limits,
 ) -> Result<(SessionKey, Lifetimes), SelectError> {
-    let Username { account, params } = username;
+    let (default, places) = (Params::default(), PlaceRules::default());
+    let scope = Scope { owner: &username.account, default: &default, places: &places, sessions: true };
+    resolve_within(username, catalogue, limits, &scope)
+}
+
+/// What an account's policy has to say about its wishes.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope<'a> {
+    /// Whose sessions they are: the account itself, or its share group.
+    pub owner: &'a Account,
+    /// From where, when the username does not say.
+    pub default: &'a Params,
+    /// From where at all.
+    pub places: &'a PlaceRules,
+    /// Whether it may name sessions.
+    pub sessions: bool,
+}
+
+/// As [`resolve`], within what the account may do. The key is that of the wish: which of a place's
+/// servers the account may use is asked again by whoever chooses one.
+///
+/// # Errors
+/// As [`resolve`]; [`SelectError::Forbidden`] when the account may use no server of the place.
+pub fn resolve_within(
+    username: &Username,
+    catalogue: &Catalogue,
+    limits: &Limits,
+    scope: &Scope<'_>,
+) -> Result<(SessionKey, Lifetimes), SelectError> {
+    let Username { params, .. } = username;
+    if params.session.is_some() && !scope.sessions {
+        return Err(SelectError::BadParameter {
+            message: "this account has shared exits only, and no sessions of its own".to_owned(),
+            hint: "leave session-... out".to_owned(),
+        });
+    }
+    let from = if params.names_place() { params } else { scope.default };
+    // That a place is not in a list that only stands in means nothing: the right one will tell.
+    let place = place(from, catalogue).map_err(|error| {
+        let unknown = error.is_about_the_list() && catalogue.is_stand_in();
+        if unknown { SelectError::NoServers } else { error }
+    })?;
+    if let Err(hint) = scope.places.permit(&place, catalogue) {
+        if catalogue.is_stand_in() {
+            return Err(SelectError::NoServers);
+        }
+        return Err(SelectError::Forbidden {
+            message: format!("this account may not use {}", selector_of(&place)),
+            hint,
+        });
+    }
     let key = SessionKey {
-        account: account.clone(),
-        pool: pool(params)?,
-        place: place(params, catalogue)?,
+        account: scope.owner.clone(),
+        pool: pool(if params.pool.is_some() { params } else { scope.default })?,
+        place,
         session: params.session.clone(),
         mode: params.mode.unwrap_or_default(),
     };
@@ -73,6 +125,26 @@ pub fn resolve(
         wait: within(Key::Wait, params.wait, limits.max_wait)?,
     };
     Ok((key, lifetimes))
+}
+
+/// Whether the list has the place that the parameters name.
+///
+/// # Errors
+/// As for a client that asks for it.
+pub fn check_place(params: &Params, catalogue: &Catalogue) -> Result<(), SelectError> {
+    pool(params)?;
+    place(params, catalogue).map(drop)
+}
+
+/// A place in the words of usernames.
+fn selector_of(place: &Place) -> String {
+    match place {
+        Place { server: Some(server), .. } => format!("server-{server}"),
+        Place { country: Some(country), city: Some(city), .. } => format!("country-{country}-city-{city}"),
+        Place { country: Some(country), .. } => format!("country-{country}"),
+        Place { city: Some(city), .. } => format!("city-{city}"),
+        Place { .. } => "any server of the list".to_owned(),
+    }
 }
 
 fn within(key: Key, time: Option<Duration>, most: Duration) -> Result<Option<Duration>, SelectError> {
@@ -98,7 +170,7 @@ fn pool(params: &Params) -> Result<PoolName, SelectError> {
     }
 }
 
-fn place(params: &Params, catalogue: &Catalogue) -> Result<Place, SelectError> {
+pub(super) fn place(params: &Params, catalogue: &Catalogue) -> Result<Place, SelectError> {
     let country_wish = params.country.as_deref().map(|value| (value, slug(value)));
     let country_wish = country_wish.filter(|(_, slug)| slug != ANY);
     if country_wish.is_none() && params.city.is_none() && params.server.is_none() {

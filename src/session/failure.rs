@@ -135,6 +135,8 @@ pub mod code {
     pub const CAPACITY_FULL: &str = "capacity_full";
     /// A ResourceQuota of the namespace is reached.
     pub const QUOTA_FULL: &str = "quota_full";
+    /// Each server that the session may have is in use by another pod.
+    pub const SERVER_IN_USE: &str = "server_in_use";
     /// Too many claims wait for a pod.
     pub const QUEUE_FULL: &str = "queue_full";
     /// The gateway lacks a right in the cluster.
@@ -143,11 +145,28 @@ pub mod code {
     pub const UNAVAILABLE: &str = "control_plane_unavailable";
     /// The exit of a strict session is lost.
     pub const EXIT_LOST: &str = "exit_lost";
+    /// The account, or its share group, has as many sessions as it may.
+    pub const ACCOUNT_QUOTA: &str = "account_quota";
+    /// The account's policy allows none of the place's servers.
+    pub const LOCATION_FORBIDDEN: &str = "location_forbidden";
+    /// The leader knows no such account: it was removed, or is newer than the leader's files.
+    pub const ACCOUNT_UNKNOWN: &str = "account_unknown";
     /// Starts of the location, or of the whole pool, have failed, and none is tried for a while.
     pub const START_BACKOFF: &str = "start_backoff";
     /// All of them.
-    pub const ALL: [&str; 7] =
-        [CAPACITY_FULL, QUOTA_FULL, QUEUE_FULL, FORBIDDEN, UNAVAILABLE, EXIT_LOST, START_BACKOFF];
+    pub const ALL: [&str; 11] = [
+        CAPACITY_FULL,
+        QUOTA_FULL,
+        SERVER_IN_USE,
+        QUEUE_FULL,
+        FORBIDDEN,
+        UNAVAILABLE,
+        EXIT_LOST,
+        ACCOUNT_QUOTA,
+        LOCATION_FORBIDDEN,
+        ACCOUNT_UNKNOWN,
+        START_BACKOFF,
+    ];
 }
 
 /// Why a session could not be given an exit.
@@ -207,6 +226,21 @@ pub enum AcquireError {
         /// Verb and resource.
         message: String,
     },
+    /// The account has as many sessions as it may.
+    #[error("{message}")]
+    AccountQuota {
+        /// Which limit, used and most.
+        message: String,
+    },
+    /// The account may use none of the place's servers.
+    #[error("{message}")]
+    LocationForbidden {
+        /// Which place.
+        message: String,
+    },
+    /// The account has been removed.
+    #[error("the account is gone")]
+    AccountGone,
     /// The gateway is shutting down.
     #[error("the gateway is shutting down")]
     ShuttingDown,

@@ -5,8 +5,16 @@
 #[macro_use]
 mod support;
 
+mod abuse;
+mod accounts;
+mod api;
+mod api_access;
+mod api_input;
+mod api_lost;
+mod api_replicas;
 mod backoff;
 mod capacity;
+mod catalogue;
 mod control_plane;
 mod dead_exits;
 mod errors;
@@ -16,8 +24,12 @@ mod lifecycle;
 mod main_job;
 mod manifest;
 mod parameters;
+mod preflight;
 mod program;
 mod proxy_errors;
 mod relay;
 mod sessions;
 mod simulator;
+mod strict;
+mod v1;
+mod websocket;

@@ -51,9 +51,23 @@ fn only_the_users_file_is_required() {
     assert!(config.firewall_input_ports.is_empty());
     assert_eq!((config.drain_delay, config.drain_timeout), (secs(5), secs(25)));
     assert_eq!(config.servers, None);
+    assert_eq!(config.servers_refresh, secs(DAY));
     assert_eq!(config.log_format, LogFormat::Json);
     assert!(config.identity.starts_with("localhost-"), "{}", config.identity);
     assert!(config.data_threads >= 1);
+    assert_eq!((config.max_connections, config.max_unauthenticated), (16_384, 4096));
+    assert_eq!(config.auth_throttle, "10/1m".parse().ok());
+    assert_eq!(config.forwarding_headers, Forwarding::default());
+}
+
+#[test]
+fn the_list_is_refreshed_never_or_not_too_often() {
+    assert_eq!(load(&[("SERVERS_REFRESH", "0")]).unwrap().servers_refresh, secs(0));
+    assert_eq!(load(&[("SERVERS_REFRESH", "1m")]).unwrap().servers_refresh, secs(60));
+    assert_eq!(
+        mistakes(&[("SERVERS_REFRESH", "59s")]),
+        "SERVERS_REFRESH: 59s is less than 1m; write at least that, or 0 for never"
+    );
 }
 
 #[test]
@@ -63,6 +77,7 @@ fn every_setting_is_taken() {
         ("PROXY_ADDR", "[::1]:3128"),
         ("ADMIN_ADDR", "127.0.0.1:0"),
         ("ADMIN_TOKEN", "0123456789abcdef, fedcba9876543210"),
+        ("CORS_ORIGINS", "https://maps.example http://10.0.0.1:5000"),
         ("K8S_NAMESPACE", "vpn"),
         ("POD_NAME", "gluetun-gateway-abc"),
         ("INSTANCE_LIMIT", "12"),
@@ -87,6 +102,9 @@ fn every_setting_is_taken() {
         ("DRAIN_TIMEOUT", "1m"),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "67"),
         ("MAX_CONNECTIONS", "100"),
+        ("MAX_UNAUTHENTICATED", "10"),
+        ("AUTH_THROTTLE", "OFF"),
+        ("FORWARDING_HEADERS", "Via, X-Forwarded-For"),
         ("DATA_THREADS", "3"),
         (
             "SERVERS_JSON",
@@ -99,6 +117,8 @@ fn every_setting_is_taken() {
     assert_eq!(config.proxy_addr, "[::1]:3128".parse().unwrap());
     assert_eq!(config.admin_tokens.len(), 2);
     assert_eq!(config.admin_tokens[1].expose(), "fedcba9876543210");
+    assert_eq!(config.admin_token_file, None);
+    assert_eq!(config.cors_origins, ["https://maps.example", "http://10.0.0.1:5000"]);
     assert_eq!(config.namespace, "vpn");
     assert_eq!(config.identity, "gluetun-gateway-abc");
     assert_eq!(config.idle_timeout, secs(2));
@@ -112,6 +132,8 @@ fn every_setting_is_taken() {
     assert!(matches!(config.servers, Some(Source::Text(_))));
     assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!(config.data_threads, 3);
+    assert_eq!((config.max_unauthenticated, config.auth_throttle), (10, None));
+    assert_eq!(config.forwarding_headers, Forwarding { via: true, forwarded_for: true });
 }
 
 #[test]
@@ -120,6 +142,7 @@ fn all_mistakes_are_told_at_once_and_each_names_its_variable() {
         ("PROXY_ADDR", ":8080"),
         ("ADMIN_ADDR", "localhost"),
         ("ADMIN_TOKEN", "short"),
+        ("CORS_ORIGINS", "maps.example"),
         ("K8S_NAMESPACE", "Not_A_Name"),
         ("INSTANCE_LIMIT", "-1"),
         ("IDLE_TIMEOUT", "300"),
@@ -140,6 +163,9 @@ fn all_mistakes_are_told_at_once_and_each_names_its_variable() {
         ("DRAIN_TIMEOUT", "2d"),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "30s"),
         ("MAX_CONNECTIONS", "0"),
+        ("MAX_UNAUTHENTICATED", "0"),
+        ("AUTH_THROTTLE", "10"),
+        ("FORWARDING_HEADERS", "via,forwarded"),
         ("DATA_THREADS", "many"),
         ("SERVERS_FILE_PATH", "/nowhere/servers.json"),
         ("LOG_LEVEL", "LOUD"),
@@ -153,6 +179,42 @@ fn all_mistakes_are_told_at_once_and_each_names_its_variable() {
     }
     let text = error.to_string();
     assert_eq!(text.lines().count(), bad.len(), "one line each: {text}");
+}
+
+#[test]
+fn origins_are_what_browsers_send() {
+    let origins = |value| load(&[("CORS_ORIGINS", value)]).map(|config| config.cors_origins);
+    let default = ["http://localhost:5000", "http://127.0.0.1:5000"];
+    assert_eq!(load(&[]).unwrap().cors_origins, default);
+    assert_eq!(origins("").unwrap(), default);
+    assert_eq!(origins("*").unwrap(), ["*"]);
+    assert!(origins("None").unwrap().is_empty());
+    let bad = [
+        "*,http://a.example",
+        "http://a.example/",
+        "http://a.example/x",
+        "http://u:p@a.example",
+        "a.example",
+        "//a",
+    ];
+    for bad in bad {
+        let error = origins(bad).unwrap_err().to_string();
+        assert!(error.contains("is not an origin"), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn tokens_may_come_from_a_file_which_is_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens");
+    std::fs::write(&path, "# the screenshots\n0123456789abcdef\n# the map\nfedcba9876543210\n").unwrap();
+    let config = load(&[("ADMIN_TOKEN_FILE", path.to_str().unwrap())]).unwrap();
+    assert_eq!(config.admin_tokens.len(), 2);
+    assert_eq!(config.admin_token_file.as_deref(), Some(path.as_path()));
+    std::fs::write(&path, "# none\n").unwrap();
+    assert!(
+        mistakes(&[("ADMIN_TOKEN_FILE", path.to_str().unwrap())]).contains("ADMIN_TOKEN: holds no token")
+    );
 }
 
 #[test]
@@ -189,6 +251,38 @@ fn mistakes_in_the_users_file_are_told_with_their_lines() {
     let text = error.to_string();
     assert!(text.contains("line 2") && text.contains("line 3"), "{text}");
     assert!(!text.contains("plain-text"), "{text}");
+}
+
+#[test]
+fn both_files_of_accounts_are_told_of_at_once_with_lines_and_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(at("users"), "alice:plain-text\n").unwrap();
+    std::fs::write(at("accounts"), "accounts:\n  alice:\n    max_sesions: 3\n    max_idle: 300\n").unwrap();
+    let env = Environment::of([("USERS_FILE", at("users")), ("ACCOUNTS_FILE", at("accounts"))]);
+    let error = Config::load(&env).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.0.len(), 3, "{text}");
+    assert!(text.contains("USERS_FILE: ") && text.contains("users, line 1, column 7: alice: "), "{text}");
+    assert!(text.contains("accounts, line 3, column 5: 'alice' has no field 'max_sesions'"), "{text}");
+    assert!(text.contains("did you mean 'max_sessions'?"), "{text}");
+    assert!(text.contains("line 4, column 15: '300' lacks its unit: write 300s or 300m"), "{text}");
+
+    // What only a look at the server list shows keeps nobody from starting, and is told to who asks.
+    let list = r#"[{"vpn":"wireguard","country":"Sweden","city":"Malmo","hostname":"se-mma-wg-001"}]"#;
+    let hash = bcrypt::hash("x", 4).unwrap();
+    std::fs::write(at("users"), format!("alice:{hash}\n")).unwrap();
+    let text = "defaults:\n  places: {allow: [country-swden]}\naccounts:\n  alcie: {}\n";
+    std::fs::write(at("accounts"), text).unwrap();
+    let list = ("SERVERS_JSON", list.to_owned());
+    let env = Environment::of([("USERS_FILE", at("users")), ("ACCOUNTS_FILE", at("accounts")), list.clone()]);
+    assert!(Config::load(&env).is_ok());
+    let text = Config::check(&env).unwrap_err().to_string();
+    assert!(text.contains("line 2, column 20: no country 'swden'") && text.contains("sweden"), "{text}");
+    std::fs::write(at("accounts"), "accounts:\n  alcie: {}\n").unwrap();
+    let (_, warnings) = Config::check(&env).unwrap();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].what.contains("no account 'alcie'; did you mean 'alice'?"), "{}", warnings[0]);
 }
 
 #[test]
@@ -243,7 +337,7 @@ fn devices_are_named_in_any_case() {
 fn the_table_has_every_setting_that_is_read_and_no_other() {
     let env = Environment::of::<String, String>([]);
     let mut reader = Reader::new(&env);
-    read(&mut reader, &env);
+    read(&mut reader, &env, &mut Checked::default());
     let table: BTreeSet<&str> = SETTINGS.iter().map(|s| s.name).collect();
     assert_eq!(reader.asked, table);
 }

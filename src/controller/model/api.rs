@@ -87,6 +87,7 @@ impl World {
     }
 
     pub(super) fn remove_claim(&mut self, name: &str) {
+        self.check_quotas();
         if let Some(claim) = self.api.claims.remove(name) {
             self.api.claim_log.push(Change::Deleted { name: claim.name, uid: claim.uid });
             self.announce(Feed::Claims);
@@ -102,6 +103,7 @@ impl World {
     }
 
     pub(super) fn remove_pod(&mut self, name: &str) {
+        self.check_quotas();
         if let Some(pod) = self.api.pods.remove(name) {
             let view = pod.facts.view;
             self.api.pod_log.push(Change::Deleted { name: view.name, uid: view.uid });
@@ -148,13 +150,17 @@ impl World {
                     self.counts.count("quota reached");
                     return Err(ApiError::Forbidden(ForbiddenKind::Quota, "exceeded quota: q".into()));
                 }
+                if self.is_removed(&new.claim.key.account) {
+                    self.fail(format!("{} gets a pod, and its account is gone", new.claim.key));
+                }
                 let uid = format!("pod-{}", self.number());
                 let binding = Binding {
                     claim: new.claim.name.clone(),
                     claim_uid: new.claim.uid.clone(),
                     transition: new.claim.transition,
                 };
-                let facts = new_pod(&new.name, &uid, Some(binding), new.server.hostname.as_str());
+                let mut facts = new_pod(&new.name, &uid, Some(binding), new.server.hostname.as_str());
+                facts.view.owner = Some(new.claim.key.account.clone());
                 self.counts.count("pod created");
                 self.put_pod(Pod { facts, ours: true, healthy: false, silent: false });
                 self.start_pod(&uid);
@@ -183,6 +189,13 @@ impl World {
                     return Err(ApiError::Conflict);
                 }
                 self.count_patch(patch);
+                if let ClaimPatch::Reason(reason) = patch {
+                    match reason.code.as_str() {
+                        code::ACCOUNT_QUOTA => self.check_over_quota(&claim, reason.kind),
+                        code::ACCOUNT_UNKNOWN => self.counts.count("removed account refused"),
+                        _ => {}
+                    }
+                }
                 self.check_patch(&claim, seen, patch);
                 patch.apply(&mut claim);
                 Ok(Answer::Patched { resource_version: self.put_claim(claim) })
@@ -252,6 +265,12 @@ impl World {
 
     /// No session that is in use may be reaped, and none that is waited for given up.
     fn check_reaping(&mut self, claim: &Claim, why: ClaimEnd) {
+        if why == ClaimEnd::AccountGone {
+            self.counts.count("session of a removed account ended");
+            if claim.key.account.as_str() != "c" {
+                self.fail(format!("{} is deleted, and its account is there", claim.key));
+            }
+        }
         let uses = self.sessions.iter().flat_map(|session| &session.uses);
         let used = uses.filter(|used| used.claim.as_deref() == Some(claim.uid.as_str()));
         let last = used.map(|used| used.renewed).max();
@@ -259,7 +278,7 @@ impl World {
             match why {
                 ClaimEnd::Idle => self.counts.count("claim reaped as idle"),
                 ClaimEnd::Unwanted => self.counts.count("unwanted claim deleted"),
-                ClaimEnd::Rejected | ClaimEnd::PinnedLost => {}
+                ClaimEnd::Rejected | ClaimEnd::PinnedLost | ClaimEnd::Expired | ClaimEnd::AccountGone => {}
             }
             return;
         };
@@ -267,7 +286,7 @@ impl World {
             ClaimEnd::Idle => true,
             // Who could not renew for so long because the API server was away has to begin anew.
             ClaimEnd::Unwanted => self.now - last < Duration::from_secs(14),
-            ClaimEnd::Rejected | ClaimEnd::PinnedLost => false,
+            ClaimEnd::Rejected | ClaimEnd::PinnedLost | ClaimEnd::Expired | ClaimEnd::AccountGone => false,
         };
         if wrong {
             self.fail(format!("{} ({}) is in use and was deleted: {why:?}", claim.name, claim.key));
@@ -299,8 +318,10 @@ fn new_pod(name: &str, uid: &str, binding: Option<Binding>, server: &str) -> Pod
             name: name.to_owned(),
             uid: uid.to_owned(),
             id: String::new(),
+            owner: None,
             binding,
             server: Some(server.to_owned()),
+            server_key: None,
             country: String::new(),
             city: String::new(),
             ip: None,

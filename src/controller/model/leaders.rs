@@ -67,7 +67,7 @@ pub(super) struct Leader {
 pub(super) struct Call {
     pub(super) leader: usize,
     term: u64,
-    action: Action,
+    pub(super) action: Action,
     outcome: Option<Outcome>,
     /// It fails before it takes effect.
     fails: bool,
@@ -149,6 +149,7 @@ impl World {
             limit: self.limit,
             patience: Patience { attempt: Duration::from_secs(20), start: Duration::from_secs(90) },
             drain: Duration::from_secs(25),
+            account_drain: Duration::from_secs(25),
         };
         let rng = StdRng::seed_from_u64(self.rng.random());
         let leader = &mut self.leaders[id];
@@ -156,6 +157,8 @@ impl World {
         leader.brain = Some(Brain::new(settings, testing::catalogue(SERVERS), rng));
         leader.probing.clear();
         leader.wake = None;
+        self.tell_accounts(id);
+        let leader = &mut self.leaders[id];
         leader.since = self.now;
         let term = leader.term;
         self.say(|| format!("leader {id} begins term {term}"));
@@ -163,6 +166,21 @@ impl World {
             let wait = self.millis(1, 50);
             self.after(wait, Event::List { leader: id, term, feed });
         }
+    }
+
+    fn tell_accounts(&mut self, id: usize) {
+        let (owners, gone) = self.owners(id);
+        let now = self.time_of(id);
+        if let Some(brain) = self.leaders[id].brain.as_mut() {
+            brain.on_accounts(owners, gone.iter().map(|(owner, ago)| (owner, *ago)), now);
+        }
+    }
+
+    /// A gateway has read its files anew.
+    pub(super) fn accounts_changed(&mut self, id: usize) {
+        self.say(|| format!("gateway {id} learns that an account is gone"));
+        self.tell_accounts(id);
+        self.step(id);
     }
 
     fn end_term(&mut self, id: usize) {
@@ -369,6 +387,8 @@ impl World {
         };
         let at = self.now + wait;
         self.calls.insert(call, Call { leader, term, action, outcome: None, fails, at, given_up: false });
+        // A creation on its way fills a quota, whatever becomes of it.
+        self.check_quotas();
         self.at(at, Event::Effect { call });
     }
 

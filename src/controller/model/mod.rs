@@ -8,13 +8,18 @@
 //! differ by minutes; an API server that is away for longer than the idle timeout; pods that fail in every
 //! way, are evicted or deleted by hand; replicas that die in the middle of a `destroy`; foreign pods.
 //!
+//! Accounts have quotas, and one of them is removed in the middle, which the gateways learn at different
+//! times.
+//!
 //! What must hold at every moment: the gateway's own live pods are never more than the limit, no two of
-//! them share a server, no session that is in use is reaped, no strict one gets another address, and nothing
-//! is started where starts rest, whoever leads. What must hold in the end: each waiter
-//! has had an exit or a reason, and when everyone has gone, everything is gone.
+//! them share a server, no account has more sessions with a live pod than its quota, nobody is refused by a
+//! quota that is not his own and full, no session that is in use is reaped while its account is there, no strict
+//! one gets another address, and nothing is started where starts rest, whoever leads. What must hold in the
+//! end: each waiter has had an exit or a reason, and when everyone has gone, everything is gone.
 //!
 //! `MODEL_SEEDS=n` sets how many seeds are tried, `MODEL_SEED=n` runs one and prints what happened.
 
+mod accounts;
 mod api;
 mod kubelet;
 mod leaders;

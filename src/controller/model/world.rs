@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::accounts::Accounts;
 use super::api::{Api, Feed};
 use super::kubelet::Step;
 use super::leaders::{Call, Election, Leader};
@@ -55,6 +56,8 @@ pub(super) enum Event {
     Fault,
     /// A foreign pod comes or goes.
     Foreign,
+    /// A gateway's accounts change.
+    Accounts { leader: usize },
 }
 
 /// What of note has happened: a run in which one of these never does tests less than it says.
@@ -64,7 +67,10 @@ pub(super) struct Counts {
 }
 
 /// Everything that a usual run must have seen.
-const WANTED: [&str; 29] = [
+const WANTED: [&str; 32] = [
+    "session over its quota",
+    "session of a removed account ended",
+    "removed account refused",
     "pod created",
     "exit in use",
     "start failed",
@@ -125,6 +131,7 @@ pub(super) struct World {
     pub(super) leaders: Vec<Leader>,
     pub(super) calls: BTreeMap<u64, Call>,
     pub(super) sessions: Vec<Session>,
+    pub(super) accounts: Accounts,
     /// Rests between starts, as claims tell of them.
     pub(super) rests: Rests,
     /// Pods at most.
@@ -144,8 +151,10 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let limit = rng.random_range(2..=4);
         let quota = rng.random_bool(0.2).then(|| rng.random_range(1..=limit));
+        let accounts = Accounts::new(&mut rng);
         let mut world = Self {
             limit,
+            accounts,
             api: Api::new(quota),
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
@@ -165,6 +174,7 @@ impl World {
         };
         world.add_leaders();
         world.add_sessions();
+        world.add_accounts();
         world.after(Duration::from_secs(5), Event::Fault);
         world.after(Duration::from_secs(20), Event::Foreign);
         world
@@ -198,6 +208,7 @@ impl World {
             | Event::Broken { leader, .. }
             | Event::Wake { leader, .. }
             | Event::Probe { leader, .. }
+            | Event::Accounts { leader }
             | Event::Elect { leader, .. } => Some(*leader),
             Event::Answer { call } => self.calls.get(call).map(|call| call.leader),
             Event::Effect { .. }
@@ -226,6 +237,7 @@ impl World {
             Event::Client { replica, session } => self.client(replica, session),
             Event::Fault => self.fault(),
             Event::Foreign => self.foreign(),
+            Event::Accounts { leader } => self.accounts_changed(leader),
         }
     }
 
@@ -313,6 +325,7 @@ impl World {
         if let Some(broken) = broken {
             self.fail(broken);
         }
+        self.check_quotas();
     }
 
     fn check_end(&mut self) {

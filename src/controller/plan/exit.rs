@@ -43,6 +43,13 @@ impl Brain {
                 return;
             }
         }
+        if self.end_if_expired(claim, plan) {
+            return;
+        }
+        if self.is_forbidden(claim, pod) {
+            self.lose(claim, &pod_ref(pod), LostWhy::Forbidden, true, plan);
+            return;
+        }
         let Some(seen) = self.seen.pods.get_mut(&pod.view.uid) else { return };
         match judge(pod, seen, was_up, plan.now.mono, self.settings.patience) {
             Verdict::Up => {
@@ -80,6 +87,16 @@ impl Brain {
                 self.fail(claim, &pod_ref(pod), pod.view.server.as_deref(), class, plan);
             }
         }
+    }
+
+    /// Whether the claim's owner may no longer have an exit on the pod's server. Of a server that the list
+    /// does not have any more nothing is known, nor anything by a list that only stands in.
+    fn is_forbidden(&self, claim: &Claim, pod: &PodFacts) -> bool {
+        if self.catalogue.is_stand_in() {
+            return false;
+        }
+        let server = pod.view.server.as_deref().and_then(|hostname| self.catalogue.by_hostname(hostname));
+        server.is_some_and(|server| !self.policy.allows(&claim.key.account, server))
     }
 
     fn ask(&mut self, pod: &PodFacts, log: bool, plan: &mut Plan) {
@@ -132,7 +149,8 @@ impl Brain {
         if self.first_told(claim) {
             self.tell(Story::Lost { pod: pod.clone(), claim: Arc::clone(claim), why });
         }
-        if claim.pinned {
+        // Nobody could ask for another: its owner knows the credentials of that very pod.
+        if claim.pinned || claim.key.account.is_api() {
             self.delete_claim(claim, true, ClaimEnd::PinnedLost, plan);
             return;
         }
@@ -177,7 +195,10 @@ impl Brain {
         }
         let others = || {
             let mut candidates = self.catalogue.candidates(&claim.key.place);
-            candidates.any(|candidate| !servers.iter().any(|tried| tried == candidate.hostname.as_str()))
+            candidates.any(|candidate| {
+                !servers.iter().any(|tried| tried == candidate.hostname.as_str())
+                    && self.policy.allows(&claim.key.account, candidate)
+            })
         };
         let others = !class.blames_server() || others();
         let first = self.first_told(claim);
@@ -212,6 +233,18 @@ impl Brain {
         let patch =
             if retry { ClaimPatch::Next { reason: Some(reason) } } else { ClaimPatch::Reason(reason) };
         self.patch_claim(claim, patch, plan);
+    }
+
+    /// Ends a session of the management API whose exit is past its `ttl`: there are no new requests that
+    /// could be given another exit. Tells whether it does.
+    fn end_if_expired(&mut self, claim: &Arc<Claim>, plan: &mut Plan) -> bool {
+        let Some(expires) = claim.expires.filter(|_| claim.key.account.is_api()) else { return false };
+        let left = expires.duration_since(plan.now.wall).unwrap_or_default();
+        if plan.due(plan.now.mono + left) {
+            self.delete_claim(claim, false, ClaimEnd::Expired, plan);
+            return true;
+        }
+        false
     }
 
     /// The rest that starts of the claim's location are in.
@@ -262,9 +295,9 @@ impl Brain {
     }
 }
 
-/// Whether the claim's current exit has been in use. For a strict session that is sure, since replicas hand
-/// its exit out only once the claim says that it is ready; for others it may have been a moment earlier,
-/// and counts as a start that failed.
+/// Whether the claim's current exit has been in use. A pinned one always has: it is pinned only once it is
+/// up. For a strict session it is sure, since replicas hand its exit out only once the claim says that it is
+/// ready; for others it may have been a moment earlier, and counts as a start that failed.
 fn was_in_use(claim: &Claim) -> bool {
-    claim.ready == Some(claim.transition)
+    claim.ready == Some(claim.transition) || claim.pinned
 }

@@ -20,7 +20,9 @@ use super::backoff::LONGEST;
 use super::brain::Brain;
 use super::facts::PodFacts;
 use super::patch::ClaimPatch;
+use super::policy::Standing;
 use super::writes::Held;
+use crate::identity::Account;
 use crate::session::claim::{Claim, ReasonKind};
 use crate::session::failure::code;
 use crate::session::pod::Stage;
@@ -28,6 +30,9 @@ use crate::session::pod::Stage;
 /// How long a rejected claim stays, so that whoever waits for it reads why, even if his watch has to
 /// list again; and whoever asks again at once is told the same without another start.
 const REJECTED_KEPT: Duration = Duration::from_secs(2);
+
+/// The same for a claim whose request did not wait: whoever made it comes again, and is told then.
+const REJECTED_KEPT_NO_WAIT: Duration = Duration::from_secs(10);
 
 /// How often what no longer matters is dropped.
 const FORGET: Duration = Duration::from_secs(10);
@@ -154,11 +159,17 @@ impl Brain {
                 return false;
             }
             Some(ReasonKind::Lost) => {
+                if self.end_if_ownerless(claim, plan) {
+                    return false;
+                }
                 self.give_up_pods(exits, plan);
                 self.reap_if_idle(claim, plan);
                 return false;
             }
             Some(ReasonKind::Waiting | ReasonKind::Retrying) | None => {}
+        }
+        if exits.current(claim).is_some() && self.end_if_ownerless(claim, plan) {
+            return false;
         }
         match exits.current(claim) {
             Some(pod) => {
@@ -179,7 +190,7 @@ impl Brain {
             && claim.reason.as_ref().is_some_and(|r| r.backoff.is_some() && r.code != code::START_BACKOFF);
         let rest = if records { self.backoffs.resting(&claim.key.place, now) } else { None };
         let until = rest.map_or(seen, |(until, _)| until.min(seen + LONGEST));
-        until.max(seen + REJECTED_KEPT)
+        until.max(seen + if claim.no_wait { REJECTED_KEPT_NO_WAIT } else { REJECTED_KEPT })
     }
 
     /// Whether the creation of the claim's current pod is on its way, or not yet shown.
@@ -216,6 +227,18 @@ impl Brain {
             return true;
         }
         false
+    }
+
+    /// Ends a session whose account is gone, once its time to drain is over. Tells whether it goes.
+    fn end_if_ownerless(&mut self, claim: &Arc<Claim>, plan: &mut Plan) -> bool {
+        let drain = self.settings.account_drain;
+        match self.policy.standing(&claim.key.account, drain, plan.now.mono) {
+            Standing::Unknown(end) if plan.due(end) => {
+                self.delete_claim(claim, false, ClaimEnd::AccountGone, plan);
+                true
+            }
+            Standing::Known | Standing::Unknown(_) => false,
+        }
     }
 
     /// Pods whose claim is not there. A look at the API decides, since the watch of claims may be behind.
@@ -301,6 +324,9 @@ impl Brain {
         let mut uids: BTreeSet<&str> = pods.map(|binding| binding.claim_uid.as_str()).collect();
         uids.extend(self.snapshot.claims.iter().map(|record| record.uid.as_str()));
         self.writes.prune(now, &uids);
+        let claims = self.snapshot.readable_claims();
+        let owners: BTreeSet<&Account> = claims.map(|claim| &claim.key.account).collect();
+        self.policy.prune(&owners);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::controller::backoff::{Gate, Told, Trial};
 use crate::controller::brain::{Brain, attempts};
 use crate::controller::classify::sentence;
 use crate::controller::patch::ClaimPatch;
+use crate::controller::policy::{Sessions, Standing};
 use crate::controller::writes::Held;
 use crate::identity::Account;
 use crate::servers::Server;
@@ -33,6 +34,8 @@ enum Choice {
     InUse,
     /// Nothing ever: the list has no such server.
     None,
+    /// Nothing: its account may use none of its servers.
+    Forbidden,
 }
 
 impl Brain {
@@ -53,6 +56,7 @@ impl Brain {
         let mut taken: BTreeSet<String> =
             live.iter().flat_map(|pod| pod.servers()).map(str::to_owned).collect();
         taken.extend(unseen.iter().map(|server| server.hostname.as_str().to_owned()));
+        let mut sessions = self.sessions();
         let mut waiting = 0;
         let mut of_account: BTreeMap<Account, usize> = BTreeMap::new();
         for claim in queue {
@@ -74,7 +78,23 @@ impl Brain {
                 self.create_or_wait(&claim, name, server, plan);
                 continue;
             }
-            let why = match tried.or_else(|| self.refusal_to_all(plan)) {
+            let owner = claim.key.account.clone();
+            if self.is_over_quota(&claim, &sessions, plan) {
+                continue;
+            }
+            let unknown = match self.policy.standing(&owner, self.settings.account_drain, plan.now.mono) {
+                Standing::Known => None,
+                Standing::Unknown(end) if plan.due(end) => {
+                    let text = "the account is gone";
+                    self.tell_claim(&claim, ReasonKind::Rejected, code::ACCOUNT_UNKNOWN, text, plan);
+                    continue;
+                }
+                Standing::Unknown(_) => {
+                    let text = "the leader does not know this account, or knows it no longer".to_owned();
+                    Some((code::ACCOUNT_UNKNOWN, text))
+                }
+            };
+            let why = match unknown.or(tried).or_else(|| self.refusal_to_all(plan)) {
                 Some(why) => Some(why),
                 None if used >= limit => {
                     pressed.insert(claim.uid.clone());
@@ -88,6 +108,7 @@ impl Brain {
                     Choice::Server(server) => {
                         let hostname = server.hostname.as_str().to_owned();
                         if self.create_or_wait(&claim, name, server, plan) {
+                            sessions.add(&owner, &claim.name);
                             taken.insert(hostname);
                             used += 1;
                         }
@@ -96,7 +117,12 @@ impl Brain {
                     Choice::InUse => {
                         pressed.insert(claim.uid.clone());
                         let text = "every server of this place is in use by another exit".to_owned();
-                        Some((code::CAPACITY_FULL, text))
+                        Some((code::SERVER_IN_USE, text))
+                    }
+                    Choice::Forbidden => {
+                        let text = "this account may use no server of this place";
+                        self.tell_claim(&claim, ReasonKind::Rejected, code::LOCATION_FORBIDDEN, text, plan);
+                        continue;
                     }
                     Choice::None => {
                         let class = FailureClass::NoServer;
@@ -121,6 +147,48 @@ impl Brain {
             self.tell_claim(&claim, ReasonKind::Waiting, code, &message, plan);
         }
         pressed
+    }
+
+    /// The sessions of owners that are limited: those with a pod, whatever its state, until it is gone; those
+    /// that may have one for all that is known; and those that have had one and go on, so that nobody loses
+    /// his place while his exit is replaced.
+    fn sessions(&self) -> Sessions {
+        let mut sessions = Sessions::default();
+        if !self.policy.limits_sessions() {
+            return sessions;
+        }
+        for pod in self.snapshot.pods.iter().filter(|pod| pod.view.is_live()) {
+            if let (Some(owner), Some(binding)) = (&pod.view.owner, &pod.view.binding) {
+                sessions.add(owner, &binding.claim);
+            }
+        }
+        for claim in self.writes.claims_of_creations() {
+            sessions.add(&claim.key.account, &claim.name);
+        }
+        for claim in self.snapshot.readable_claims().filter(|claim| !self.writes.is_gone(&claim.uid)) {
+            let ends = claim
+                .reason
+                .as_ref()
+                .is_some_and(|r| matches!(r.kind, ReasonKind::Rejected | ReasonKind::Lost));
+            if (claim.ready.is_some() || claim.transition > 0) && !ends {
+                sessions.add(&claim.key.account, &claim.name);
+            }
+        }
+        sessions
+    }
+
+    /// Whether the claim's owner has as many sessions as it may; then those who wait are told so at once:
+    /// a session ends when it is idle, and nobody can say when that will be.
+    fn is_over_quota(&mut self, claim: &Arc<Claim>, sessions: &Sessions, plan: &mut Plan) -> bool {
+        let owner = &claim.key.account;
+        let Some(most) = self.policy.max_sessions(owner) else { return false };
+        let used = sessions.beside(owner, &claim.name);
+        if used < most {
+            return false;
+        }
+        let text = format!("max_sessions reached: {used} of {most} sessions of '{owner}' have an exit");
+        self.tell_claim(claim, ReasonKind::Rejected, code::ACCOUNT_QUOTA, &text, plan);
+        true
     }
 
     /// What keeps everyone from getting a pod, beside the limit: a quota. After its pause one pod is tried,
@@ -152,7 +220,7 @@ impl Brain {
             return false;
         }
         self.backoffs.begins(&claim.key.place, &claim.name, &claim.uid);
-        self.writes.creating(&name, Arc::clone(&server), plan.now.mono);
+        self.writes.creating(&name, Arc::clone(claim), Arc::clone(&server), plan.now.mono);
         plan.actions.push(Action::CreatePod(NewPod { name, claim: Arc::clone(claim), server }));
         true
     }
@@ -161,9 +229,13 @@ impl Brain {
     /// failed in this row of starts, then one that no start has failed on lately.
     fn choose(&mut self, claim: &Claim, taken: &BTreeSet<String>, plan: &Plan) -> Choice {
         let tried = attempts(claim).1;
-        let mut any = false;
+        let (mut any, mut forbidden) = (false, false);
         let mut best: (usize, Vec<&Arc<Server>>) = (usize::MAX, Vec::new());
         for server in self.catalogue.candidates(&claim.key.place) {
+            if !self.policy.allows(&claim.key.account, server) {
+                forbidden = true;
+                continue;
+            }
             any = true;
             let hostname = server.hostname.as_str();
             if taken.contains(hostname) {
@@ -184,7 +256,11 @@ impl Brain {
         }
         let candidates = best.1;
         if candidates.is_empty() {
-            return if any { Choice::InUse } else { Choice::None };
+            return match (any, forbidden) {
+                (true, _) => Choice::InUse,
+                (false, true) => Choice::Forbidden,
+                (false, false) => Choice::None,
+            };
         }
         let at = self.rng.random_range(0..candidates.len());
         candidates.get(at).map_or(Choice::None, |server| Choice::Server(Arc::clone(server)))

@@ -16,6 +16,9 @@ fn authenticator(pairs: &[(&str, &str)]) -> Authenticator {
     Authenticator::new(users(pairs)).unwrap()
 }
 
+/// Where the tests' client is.
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
 /// Begins a future and leaves it where it waits.
 fn begin<F: Future>(future: std::pin::Pin<&mut F>) {
     assert!(matches!(future.poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
@@ -92,6 +95,53 @@ async fn an_unknown_account_is_as_much_work_as_a_known_one() {
         auth.authenticate(&header(pair)).await.unwrap_err();
         assert_eq!(auth.hashes(), n, "{pair}");
     }
+}
+
+/// What an attacker can see of a guess at a name that exists and at one that does not: the answer, the
+/// time that it takes, and how long others wait for the verifier meanwhile, which is its hashes.
+#[tokio::test(start_paused = true)]
+async fn guesses_at_known_and_unknown_accounts_are_equal_work_and_equal_time() {
+    let auth = authenticator(&[("demo", "demo"), ("anna", "x")]);
+    let mut spent = Vec::new();
+    for account in ["demo", "nobody"] {
+        let (start, before) = (Instant::now(), auth.hashes());
+        for n in 0..20 {
+            let guess = header(&format!("{account}-session-{n}:guess{n}"));
+            let error = auth.authenticate_from(&guess, Some(HERE)).await.unwrap_err();
+            assert_eq!(error, AuthError::Refused);
+        }
+        spent.push((auth.hashes() - before, start.elapsed()));
+    }
+    assert_eq!(spent[0], spent[1]);
+    assert_eq!(spent[0], (20, FAILURE_FLOOR * 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_slowed_by_address_and_what_is_remembered_is_not() {
+    let rate = "3/30s".parse().unwrap();
+    let pairs = [("demo", "demo"), ("anna", "x")];
+    let auth = Authenticator::throttled(users(&pairs), Throttle::new(Some(rate))).unwrap();
+    let from = async |pair: &str, client: IpAddr| auth.authenticate_from(&header(pair), Some(client)).await;
+    let there: IpAddr = "192.0.2.2".parse().unwrap();
+    assert!(from("demo-country-se:demo", HERE).await.is_ok());
+    for guess in 0..3 {
+        assert_eq!(from(&format!("demo:{guess}"), HERE).await, Err(AuthError::Refused));
+    }
+    let hashes = auth.hashes();
+    let begun = Instant::now();
+    for pair in ["demo:4", "anna:x", "nobody:x", "demo:", "demo:0"] {
+        let Err(AuthError::Throttled { retry_after }) = from(pair, HERE).await else { panic!("{pair}") };
+        assert!(retry_after <= Duration::from_secs(10) && retry_after > Duration::from_secs(9));
+    }
+    assert_eq!((auth.hashes(), begun.elapsed()), (hashes, Duration::ZERO), "it costs nothing");
+    // A password that is remembered as right, under any username.
+    assert!(from("demo-country-se:demo", HERE).await.is_ok());
+    assert!(from("demo-session-new:demo", HERE).await.is_ok());
+    // Nobody else is locked out: not the account that was guessed at, nor another address.
+    assert!(from("anna:x", there).await.is_ok());
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(from("demo:5", HERE).await, Err(AuthError::Refused));
+    assert!(matches!(from("demo:6", HERE).await, Err(AuthError::Throttled { .. })));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ pub struct DestinationError {
 
 /// A list of blocks and patterns.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rules {
+pub struct Rules {
     blocks: Vec<Cidr>,
     names: HashSet<String>,
     /// `.example.com` for `*.example.com`.
@@ -42,7 +42,11 @@ impl Rules {
         rules
     }
 
-    fn add(&mut self, entry: &str) -> Result<(), &'static str> {
+    /// Adds an entry: an address, a CIDR, a name, or `*.` and a domain.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn add(&mut self, entry: &str) -> Result<(), &'static str> {
         let bare = entry.strip_prefix('[').and_then(|e| e.strip_suffix(']')).unwrap_or(entry);
         if bare.contains(['/', ':']) || bare.parse::<IpAddr>().is_ok() {
             self.blocks.push(Cidr::parse(bare)?);

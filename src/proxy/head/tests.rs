@@ -21,8 +21,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("RFC 9110, 5.5: NUL", "CONNECT a:1 HTTP/1.1\r\nHost: a\0\r\n\r\n", "control character"),
     ("RFC 9110, 5.5: DEL", "CONNECT a:1 HTTP/1.1\r\nHost: a\x7f\r\n\r\n", "control character"),
     ("RFC 9112, 5.1: space before the colon", "CONNECT a:1 HTTP/1.1\r\nHost : a\r\n\r\n", "before its colon"),
-    ("RFC 9112, 5.2: obs-fold", "CONNECT a:1 HTTP/1.1\r\nX: a\r\n b\r\n\r\n", "Malformed"),
-    ("RFC 9112, 5.2: obs-fold by tab", "CONNECT a:1 HTTP/1.1\r\nX: a\r\n\tb\r\n\r\n", "Malformed"),
+    ("RFC 9112, 5.2: obs-fold", "CONNECT a:1 HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", "Malformed"),
+    ("RFC 9112, 5.2: obs-fold by tab", "CONNECT a:1 HTTP/1.1\r\nHost: a\r\nX: a\r\n\tb\r\n\r\n", "Malformed"),
     ("RFC 9110, 5.1: empty name", "CONNECT a:1 HTTP/1.1\r\n: a\r\n\r\n", "name is invalid"),
     ("RFC 9110, 5.6.2: name is no token", "CONNECT a:1 HTTP/1.1\r\nH\u{e4}: a\r\n\r\n", "name is invalid"),
     ("RFC 9112, 5: no colon", "CONNECT a:1 HTTP/1.1\r\nHost\r\n\r\n", "name is invalid"),
@@ -32,6 +32,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("RFC 9112, 3.1: method is no token", "G(T a:1 HTTP/1.1\r\n\r\n", "Malformed"),
     ("RFC 9112, 2.3: HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\n", "neither HTTP/1.1"),
     ("RFC 9112, 2.3: version in small letters", "GET a http/1.1\r\n\r\n", "neither HTTP/1.1"),
+    ("RFC 9112, 3.2: no host", "CONNECT a:1 HTTP/1.1\r\n\r\n", "without Host"),
     ("RFC 9112, 3.2: two hosts", "CONNECT a:1 HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", "more than one Host"),
     (
         "RFC 9112, 6.1: both framings",
@@ -80,20 +81,31 @@ fn what_matters_is_read() {
     let connect = head(text).unwrap();
     assert_eq!((connect.method, connect.target), ("CONNECT", "example.com:443"));
     assert_eq!(connect.authorization, Authorization::One(b"Basic YTpi"));
-    assert!(connect.keep_alive && !connect.has_body);
+    assert!(connect.keep_alive && connect.body.is_empty());
 
     let old = head("\r\n\r\nCONNECT a:1 HTTP/1.0\r\n\r\n").unwrap();
     assert!(!old.keep_alive);
     assert_eq!(old.authorization, Authorization::None);
     assert!(head("CONNECT a:1 HTTP/1.0\r\nProxy-Connection: Keep-Alive\r\n\r\n").unwrap().keep_alive);
-    assert!(!head("CONNECT a:1 HTTP/1.1\r\nConnection: x, close\r\n\r\n").unwrap().keep_alive);
-    let twice = "CONNECT a:1 HTTP/1.1\r\nProxy-Authorization: a\r\nProxy-Authorization: b\r\n\r\n";
+    assert!(!head("CONNECT a:1 HTTP/1.1\r\nHost: a\r\nConnection: x, close\r\n\r\n").unwrap().keep_alive);
+    let twice = "CONNECT a:1 HTTP/1.1\r\nHost:\r\nProxy-Authorization: a\r\nProxy-Authorization: b\r\n\r\n";
     assert_eq!(head(twice).unwrap().authorization, Authorization::Many);
-    assert!(head("POST http://a/ HTTP/1.1\r\nContent-Length: 3\r\n\r\n").unwrap().has_body);
-    assert!(!head("POST http://a/ HTTP/1.1\r\nContent-Length: 0\r\n\r\n").unwrap().has_body);
-    assert!(head("POST http://a/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().has_body);
+    let body =
+        |field: &str| head(&format!("POST http://a/ HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n")).unwrap().body;
+    assert_eq!(body("Content-Length: 3"), Body::Length(3));
+    assert!(body("Content-Length: 0").is_empty());
+    assert_eq!(body("Transfer-Encoding: chunked"), Body::Chunked);
+    let host =
+        |value: &str| head(&format!("CONNECT a:1 HTTP/1.1\r\nHost: {value}\r\n\r\n")).unwrap().host_is_valid;
+    assert!(
+        host("a.test:80")
+            && host("[::1]:80")
+            && host("")
+            && head("CONNECT a:1 HTTP/1.0\r\n\r\n").unwrap().host_is_valid
+    );
+    assert!(!host("a, b") && !host("u@a") && !host("a/b") && !host("a b"));
     // RFC 9110, 5.5: obs-text is allowed in values.
-    assert!(head("GET http://a/ HTTP/1.1\r\nX: \u{e4}\tb\r\n\r\n").is_ok());
+    assert!(head("GET http://a/ HTTP/1.1\r\nHost: a\r\nX: \u{e4}\tb\r\n\r\n").is_ok());
 }
 
 #[test]
@@ -115,7 +127,7 @@ fn a_control_character_is_found_wherever_it_stands() {
 
 #[test]
 fn limits_hold_to_the_byte_and_field() {
-    let line = "GET http://a/ HTTP/1.1\r\n";
+    let line = "GET http://a/ HTTP/1.0\r\n";
     let with = |fields: usize| format!("{line}{}\r\n", "A: b\r\n".repeat(fields));
     assert!(head(&with(MAX_FIELDS)).is_ok());
     assert_eq!(head(&with(MAX_FIELDS + 1)).unwrap_err(), "TooManyFields");

@@ -37,7 +37,7 @@ async fn a_tunnel_from_end_to_end() {
     assert_eq!(gateway.metrics().tunnels_open.get(), 0);
     assert_eq!(gateway.metrics().bytes.with_label_values(&["up"]).get(), 5);
     assert_eq!(gateway.metrics().bytes.with_label_values(&["down"]).get(), 5);
-    assert_eq!(pod.exit.bytes_up.load(std::sync::atomic::Ordering::Relaxed), 5);
+    assert_eq!(pod.exit.traffic.get().0, 5);
     assert_eq!(
         pod.heads(),
         ["CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\nProxy-Authorization: Basic \
@@ -96,7 +96,7 @@ async fn a_challenge_leaves_the_connection_and_failures_end_it() {
     assert_eq!(ask(&mut stream, &connect("echo.test:7", "demo")).await.status, 200);
 
     // Whoever fails twice has to come again. An unknown account and a wrong password look the same.
-    let wrong = |user: &str| format!("CONNECT x:1 HTTP/1.1\r\n{}\r\n", basic(user, "wrong"));
+    let wrong = |user: &str| format!("CONNECT x:1 HTTP/1.1\r\nHost: a\r\n{}\r\n", basic(user, "wrong"));
     let (mut stream, known) = gateway.ask(&wrong("demo")).await;
     assert_eq!((known.status, known.code(), known.header("connection")), (407, "auth_failed", None));
     let unknown = ask(&mut stream, &wrong("nobody-country-xx")).await;
@@ -121,7 +121,7 @@ async fn old_clients_are_not_kept() {
     assert_eq!((answer.status, answer.header("connection")), (407, Some("close")));
     assert_eq!(rest(&mut stream).await, b"");
     // Bytes behind a refused CONNECT are a tunnel's, not a request.
-    let smuggled = format!("CONNECT a:1 HTTP/1.1\r\n\r\n{}", connect("echo.test:7", "demo"));
+    let smuggled = format!("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n{}", connect("echo.test:7", "demo"));
     let (mut stream, answer) = gateway.ask(&smuggled).await;
     assert_eq!((answer.status, answer.header("connection")), (407, Some("close")));
     assert_eq!(rest(&mut stream).await, b"");
@@ -187,7 +187,7 @@ async fn a_connect_after_plain_requests_is_a_tunnel_too() {
     assert_eq!(rest(&mut stream).await, b"");
     eventually("its record", || gateway.requests("connect", "ok") == 1).await;
 
-    let (mut stream, _) = gateway.ask("GET http://echo.test/ HTTP/1.1\r\n\r\n").await;
+    let (mut stream, _) = gateway.ask("GET http://echo.test/ HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let answer = ask(&mut stream, &(with_body + "abc")).await;
     assert_eq!((answer.status, answer.code()), (400, "not_a_proxy_request"));
     for (target, code) in [
@@ -195,7 +195,7 @@ async fn a_connect_after_plain_requests_is_a_tunnel_too() {
         ("127.0.0.1:99999", "bad_target"),
         ("10.0.0.1:80", "destination_denied"),
     ] {
-        let (mut stream, _) = gateway.ask("GET http://echo.test/ HTTP/1.1\r\n\r\n").await;
+        let (mut stream, _) = gateway.ask("GET http://echo.test/ HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let answer = ask(&mut stream, &connect(target, "demo")).await;
         assert_eq!(answer.code(), code, "{target}");
         assert!((400..=403).contains(&answer.status));
@@ -207,8 +207,9 @@ async fn a_pods_own_credentials_mean_that_pod() {
     let pod = Pod::start().await;
     pod.route("echo.test:7", Route::To(echo().await));
     let gateway = Gateway::start(Some(&pod));
-    let request =
-        |user: &str, password: &str| format!("CONNECT echo.test:7 HTTP/1.1\r\n{}\r\n", basic(user, password));
+    let request = |user: &str, password: &str| {
+        format!("CONNECT echo.test:7 HTTP/1.1\r\nHost: a\r\n{}\r\n", basic(user, password))
+    };
     let (_stream, answer) = gateway.ask(&request("pod.abc", "sesame")).await;
     assert_eq!(answer.status, 200);
     for (user, password) in [("pod.abc", "wrong"), ("pod.abc-country-se", "sesame"), ("pod.xyz", "sesame")] {

@@ -1,4 +1,5 @@
 use std::io::{Read, Seek, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,10 +23,10 @@ async fn a_slow_head_is_timed_out() {
         assert_eq!(rest(stream).await, b"");
     }
     // Also behind a challenge, and behind a plain request.
-    let (mut after, _) = gateway.ask("CONNECT a:1 HTTP/1.1\r\n\r\n").await;
+    let (mut after, _) = gateway.ask("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     after.write_all(b"CONNECT").await.unwrap();
     assert_eq!(answer(&mut after).await.code(), "head_timeout");
-    let (mut plain, _) = gateway.ask("GET http://a/ HTTP/1.1\r\n\r\n").await;
+    let (mut plain, _) = gateway.ask("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n").await;
     plain.write_all(b"GET http").await.unwrap();
     assert_eq!(rest(&mut plain).await, b"");
     // A client that says nothing of its own is no request.
@@ -41,7 +42,7 @@ async fn idle_connections_are_closed_and_busy_ones_are_not() {
         shared.timings.keep_alive = Duration::from_millis(400);
         shared.timings.head = Duration::from_millis(200);
     });
-    for first in ["CONNECT a:1 HTTP/1.1\r\n\r\n", "GET http://a/ HTTP/1.1\r\n\r\n"] {
+    for first in ["CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n"] {
         let (mut stream, _) = gateway.ask(first).await;
         let begun = Instant::now();
         assert_eq!(rest(&mut stream).await, b"");
@@ -52,7 +53,10 @@ async fn idle_connections_are_closed_and_busy_ones_are_not() {
     pod.route("slow.test:80", Route::To(listener.local_addr().unwrap()));
     let mut stream = gateway.connect().await;
     let auth = basic("demo", "open:sesame");
-    stream.write_all(format!("GET http://slow.test/ HTTP/1.1\r\n{auth}\r\n").as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("GET http://slow.test/ HTTP/1.1\r\nHost: a\r\n{auth}\r\n").as_bytes())
+        .await
+        .unwrap();
     let (mut origin, _) = listener.accept().await.unwrap();
     tokio::time::sleep(Duration::from_millis(900)).await;
     origin.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
@@ -88,12 +92,12 @@ async fn a_drain_serves_what_is_queued_tells_waiters_and_waits_for_tunnels() {
     let mut waiter = gateway.connect().await;
     waiter.write_all(connect("echo.test:7", "demo").as_bytes()).await.unwrap();
     gateway.table.until_waiting(1).await;
-    let (mut idle, _) = gateway.ask("GET http://a/ HTTP/1.1\r\n\r\n").await;
-    let (mut challenged, _) = gateway.ask("CONNECT a:1 HTTP/1.1\r\n\r\n").await;
+    let (mut idle, _) = gateway.ask("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (mut challenged, _) = gateway.ask("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
 
     // Lame: new connections are still served.
     gateway.shutdown.advance(Phase::Lame);
-    let (mut late, answer) = gateway.ask("CONNECT a:1 HTTP/1.1\r\n\r\n").await;
+    let (mut late, answer) = gateway.ask("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(answer.status, 407);
     // What is in the queue when it closes is served.
     let queued: Vec<TcpStream> = futures::future::join_all((0..20).map(|_| gateway.connect())).await;
@@ -197,10 +201,56 @@ async fn out_of_files() {
     // With files again, those who waited are served.
     let mut last = clients.pop().unwrap();
     clients.truncate(2);
-    last.write_all(b"CONNECT a:1 HTTP/1.1\r\n\r\n").unwrap();
+    last.write_all(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let read = tokio::task::spawn_blocking(move || {
         let mut bytes = [0; 12];
         last.read_exact(&mut bytes).map(|()| bytes)
     });
     assert_eq!(&read.await.unwrap().unwrap(), b"HTTP/1.1 407");
+}
+
+/// A slow head is told so behind other requests too, and those who say nothing are let go.
+#[tokio::test]
+async fn a_slow_head_behind_other_requests_is_timed_out() {
+    let gateway = Gateway::with(None, |shared| shared.timings.head = Duration::from_millis(300));
+    let (mut stream, answer) = gateway.ask("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(answer.status, 407);
+    stream.write_all(b"GET http://a/ HTTP/1.1\r\nHo").await.unwrap();
+    let answer = super::rig::answer(&mut stream).await;
+    assert_eq!((answer.status, answer.code()), (408, "head_timeout"));
+    assert_eq!(rest(&mut stream).await, b"");
+}
+
+#[tokio::test]
+async fn those_who_have_not_logged_in_make_room_for_newer_ones() {
+    let pod = Pod::start().await;
+    pod.route("echo.test:7", Route::To(echo().await));
+    let gateway = Gateway::threads(1, Some(&pod), |shared| {
+        shared.most_newcomers = 3;
+        shared.slots = Arc::new(Semaphore::new(5));
+    });
+    let open = || gateway.metrics().connections_open.get();
+    let (mut tunnel, _) = gateway.tunnel("echo.test:7").await;
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        idle.push(gateway.connect().await);
+    }
+    let (mut challenged, answer) = gateway.ask("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(answer.status, 407);
+    assert_eq!(rest(&mut idle[0]).await, b"", "the oldest of four");
+    // Again four of them, until the last has logged in.
+    let (_second, answer) = gateway.tunnel("echo.test:7").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(rest(&mut idle[1]).await, b"");
+    let (_third, answer) = gateway.tunnel("echo.test:7").await;
+    assert_eq!((answer.status, open()), (200, 5));
+    // They are few, but the gateway is full.
+    let (_fourth, answer) = gateway.tunnel("echo.test:7").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(rest(&mut idle[2]).await, b"");
+    assert_eq!(ask(&mut challenged, &connect("echo.test:7", "demo")).await.status, 200);
+    tunnel.write_all(b"still").await.unwrap();
+    tunnel.read_exact(&mut [0; 5]).await.unwrap();
+    assert_eq!(open(), 5);
+    assert_eq!(gateway.metrics().connections_unauthenticated.get(), 0);
 }

@@ -1,6 +1,7 @@
 //! The data path as a whole: real data threads and real sockets, a pod of our own making and a session
 //! table that does as it is told.
 
+mod accounts;
 mod connect;
 mod failures;
 mod lifecycle;

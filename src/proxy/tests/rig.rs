@@ -12,18 +12,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::super::exits::{Exits, Grant, Local};
-use super::super::{Listeners, Proxy, Shared, serve};
+use super::super::{Deps, Listeners, Proxy, Shared, serve};
 use super::Pod;
+use crate::accounts::{Accounts, AccountsFile};
 use crate::config::{Config, LogFormat, TunDevice};
 use crate::drain::Shutdown;
-use crate::identity::{Authenticator, Users};
+use crate::identity::{Account, Authenticator, Users};
 use crate::metrics::Metrics;
 use crate::proxy::Destinations;
+use crate::proxy::failures::Failures;
 use crate::readiness::Liveness;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
 use crate::servers::Catalogue;
-use crate::session::{AcquireError, Exit, Fault};
+use crate::session::{AcquireError, Exit, Fault, Progress};
 
 const SERVERS: &str = r#"[
     {"vpn": "wireguard", "country": "Sweden", "city": "Stockholm", "hostname": "se-sto-wg-001", "wgpubkey": "k", "ips": ["1.2.3.4"]},
@@ -111,6 +113,7 @@ impl Exits for Table {
         key: &'a SessionKey,
         lifetimes: &'a Lifetimes,
         deadline: Instant,
+        _tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>> {
         struct Waiter<'a>(&'a Table);
         impl Drop for Waiter<'_> {
@@ -147,6 +150,14 @@ impl Exits for Table {
         self.state.borrow().ready.as_ref().filter(|_| good).map(|exit| grant(exit, None))
     }
 
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>> {
+        Box::pin(std::future::ready(self.by_pod_credentials(user, password)))
+    }
+
+    fn pod_owner(&self, user: &str) -> Option<Account> {
+        (user == "pod.abc").then(|| Account::parse("demo").unwrap())
+    }
+
     fn report(&self, exit: &Arc<Exit>, why: Fault) {
         self.reports.lock().unwrap().push((exit.proxy_addr, why));
         self.state.send_modify(|state| {
@@ -162,7 +173,11 @@ fn config() -> Config {
         proxy_addr: "127.0.0.1:0".parse().unwrap(),
         admin_addr: "127.0.0.1:0".parse().unwrap(),
         users_file: "users".into(),
+        accounts_file: None,
+        account_drain_timeout: std::time::Duration::from_secs(25),
         admin_tokens: Vec::new(),
+        admin_token_file: None,
+        cors_origins: Vec::new(),
         namespace: "test".to_owned(),
         identity: "test".to_owned(),
         instance_limit: 5,
@@ -174,6 +189,7 @@ fn config() -> Config {
         exit_ipv6: false,
         tun_device: TunDevice::None,
         gluetun_image: String::new(),
+        pod_template: None,
         vpn_provider: "mullvad".to_owned(),
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),
@@ -184,8 +200,12 @@ fn config() -> Config {
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(25),
         max_connections: 1000,
+        max_unauthenticated: 250,
+        auth_throttle: None,
+        forwarding_headers: Default::default(),
         data_threads: 2,
         servers: None,
+        servers_refresh: Duration::ZERO,
         log_level: "info".to_owned(),
         log_format: LogFormat::Text,
     }
@@ -200,6 +220,7 @@ pub(super) struct Gateway {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     _catalogue: watch::Sender<Arc<Catalogue>>,
+    accounts: watch::Sender<Arc<Accounts>>,
 }
 
 impl Gateway {
@@ -215,6 +236,15 @@ impl Gateway {
 
     /// With so many data threads.
     pub(super) fn threads(threads: usize, pod: Option<&Pod>, change: impl FnOnce(&mut Shared)) -> Self {
+        Self::made(threads, pod, "", change)
+    }
+
+    /// With this accounts file.
+    pub(super) fn with_policy(pod: Option<&Pod>, policy: &str) -> Self {
+        Self::made(2, pod, policy, |_| {})
+    }
+
+    fn made(threads: usize, pod: Option<&Pod>, policy: &str, change: impl FnOnce(&mut Shared)) -> Self {
         let table = Table::new(pod.map(|pod| Arc::clone(&pod.exit)));
         // The least cost that bcrypt has: it is not what is tested here.
         let hash = bcrypt::hash("open:sesame", 4).unwrap();
@@ -228,19 +258,25 @@ impl Gateway {
             .unwrap()
             .with_own(&config.gateway_url, &[listeners.addr()]);
         let exits: Arc<dyn Exits> = Arc::clone(&table) as _;
-        let mut shared = Shared::new(
-            &config,
-            exits,
-            Authenticator::new(users).unwrap(),
-            catalogue.subscribe(),
+        let accounts = Accounts::new(&users, &AccountsFile::parse(policy).unwrap());
+        let accounts = watch::Sender::new(Arc::new(accounts));
+        let liveness = Liveness::new();
+        let deps = Deps {
+            // Not used: `exits` stands in for it.
+            sessions: crate::session::sessions(Arc::clone(&metrics), config.idle_timeout).0,
+            authenticator: Authenticator::new(users).unwrap(),
+            accounts: accounts.subscribe(),
+            catalogue: catalogue.subscribe(),
             destinations,
-            Arc::clone(&metrics),
-            shutdown.clone(),
-        )
-        .unwrap();
+            metrics: Arc::clone(&metrics),
+            shutdown: shutdown.clone(),
+            liveness: liveness.clone(),
+            failures: Failures::new(2),
+        };
+        let mut shared = Shared::new(&config, exits, deps).unwrap();
         change(&mut shared);
         let shared = Arc::new(shared);
-        let proxy = serve(Arc::clone(&shared), listeners, &Liveness::new()).unwrap();
+        let proxy = serve(Arc::clone(&shared), listeners, &liveness).unwrap();
         Self {
             addr: proxy.addr(),
             table,
@@ -249,7 +285,22 @@ impl Gateway {
             shared,
             metrics,
             _catalogue: catalogue,
+            accounts,
         }
+    }
+
+    /// Another accounts file, and nobody at all when there is none.
+    pub(super) fn set_policy(&self, policy: Option<&str>) {
+        let name = if policy.is_some() { "demo" } else { "nobody" };
+        let users = Users::parse(&format!("{name}:{}\n", bcrypt::hash("open:sesame", 4).unwrap())).unwrap();
+        let file = AccountsFile::parse(policy.unwrap_or_default()).unwrap();
+        let next = self.accounts.borrow().next(&users, &file);
+        self.accounts.send_replace(Arc::new(next));
+    }
+
+    /// Ends what is open of accounts that are gone.
+    pub(super) fn end_accounts(&self) {
+        self.accounts.borrow().end_due(Duration::ZERO);
     }
 
     /// A client's connection.
@@ -278,7 +329,7 @@ impl Gateway {
     pub(super) async fn task_size(&self) -> usize {
         let (shared, stream) = (Arc::clone(&self.shared), self.connect().await);
         let thread = super::super::thread::Thread::new(shared);
-        let connection = super::super::thread::Connection::new(&thread.shared, None);
+        let connection = super::super::thread::Connection::new(&thread, None);
         size_of_val(&super::super::connection::serve(thread, stream, self.addr, connection))
     }
 

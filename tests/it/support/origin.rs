@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use futures::{StreamExt, TryStreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -45,6 +46,10 @@ impl Origins {
         tasks.spawn(serve(listener, move |stream| http(stream, Arc::clone(&heads))));
 
         let (listener, addr) = listen().await;
+        hosts.insert("websocket.test".to_owned(), addr);
+        tasks.spawn(serve(listener, websocket));
+
+        let (listener, addr) = listen().await;
         drop(listener);
         hosts.insert("refused.test".to_owned(), addr);
         Self { hosts, seen, _tasks: tasks }
@@ -59,6 +64,15 @@ impl Origins {
     pub fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
+}
+
+/// Shakes hands as a WebSocket server does, and sends back what it gets.
+async fn websocket(stream: TcpStream) {
+    // A client that is none has its error.
+    let Ok(socket) = tokio_tungstenite::accept_async(stream).await else { return };
+    let (sink, messages) = socket.split();
+    let echoed = messages.try_filter(|message| std::future::ready(message.is_text() || message.is_binary()));
+    let _ = echoed.forward(sink).await;
 }
 
 async fn listen() -> (TcpListener, SocketAddr) {

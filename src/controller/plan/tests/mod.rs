@@ -1,5 +1,6 @@
 //! Each rule of the plan by itself. The model holds them together.
 
+mod accounts;
 mod backoff;
 mod claims;
 mod exits;
@@ -47,7 +48,12 @@ impl Lab {
 
     /// A leader that has not listed anything yet.
     fn blank(limit: usize, servers: usize) -> Self {
-        let settings = Settings { limit, patience: Patience { attempt: s(20), start: s(90) }, drain: s(25) };
+        let settings = Settings {
+            limit,
+            patience: Patience { attempt: s(20), start: s(90) },
+            drain: s(25),
+            account_drain: s(25),
+        };
         let brain = Brain::new(settings, testing::catalogue(servers), StdRng::seed_from_u64(7));
         Self { brain, now: 0 }
     }
