@@ -50,7 +50,7 @@ async fn new_tunnels_and_plain_requests_share_the_rate() {
     assert_eq!(gateway.tunnel("echo.test:7").await.1.status, 200);
     let (_, denied) = gateway.tunnel("10.0.0.1:80").await;
     assert_eq!(denied.code(), "destination_denied");
-    let get = format!("GET http://echo.test/ HTTP/1.1\r\n{}\r\n", basic("demo", "open:sesame"));
+    let get = format!("GET http://echo.test/ HTTP/1.1\r\nHost: a\r\n{}\r\n", basic("demo", "open:sesame"));
     for request in [connect("echo.test:7", "demo"), get] {
         let (_, over) = gateway.ask(&request).await;
         assert_eq!((over.status, over.code()), (429, "account_quota"), "{}", over.text());
@@ -101,7 +101,7 @@ async fn places_times_sessions_and_destinations_of_an_account() {
 async fn a_removed_account_is_refused_at_once_and_its_tunnels_end_when_their_time_is_over() {
     let (_pod, gateway) = with_echo("").await;
     let (mut tunnel, _) = gateway.tunnel("echo.test:7").await;
-    let (mut plain, _) = gateway.ask("GET http://a/ HTTP/1.1\r\n\r\n").await;
+    let (mut plain, _) = gateway.ask("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let pod = connect("echo.test:7", "pod.abc")
         .replace(&basic("pod.abc", "open:sesame"), &basic("pod.abc", "sesame"));
     assert_eq!(gateway.ask(&pod).await.1.status, 200);
