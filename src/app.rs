@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::drain::Shutdown;
 use crate::identity::{Authenticator, Throttle};
 use crate::metrics::Metrics;
+use crate::proxy::failures::Failures;
 use crate::proxy::{self, Deps, DestinationError, Destinations, Listeners, Proxy};
 use crate::readiness::{Liveness, Readiness, Report};
 use crate::servers::{self, Catalogue, LoadError};
@@ -27,6 +28,9 @@ use crate::session::{self, Sessions};
 
 /// How often files are looked at for changes: a mounted Secret lags by up to a minute anyway.
 const RELOAD: Duration = Duration::from_secs(2);
+
+/// How often the ConfigMap with the last server list is looked at: a request of some hundred bytes.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// How the process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,11 +98,16 @@ pub struct Options {
     pub metrics: Option<Arc<Metrics>>,
     /// How often the users and servers files are looked at for changes.
     pub reload_interval: Duration,
+    /// How often the ConfigMap with the last server list is looked at, for one that another replica has
+    /// fetched.
+    pub look_interval: Duration,
+    /// Whether the API server is asked at start if rights and admission will do: some 20 requests.
+    pub preflight: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { metrics: None, reload_interval: RELOAD }
+        Self { metrics: None, reload_interval: RELOAD, look_interval: LOOK, preflight: true }
     }
 }
 
@@ -114,6 +123,7 @@ struct Shared {
     accounts: watch::Receiver<Arc<Accounts>>,
     catalogue: watch::Receiver<Arc<Catalogue>>,
     shutdown: Shutdown,
+    failures: Failures,
     /// Cancelled to begin the drain.
     begin: CancellationToken,
 }
@@ -145,8 +155,11 @@ impl App {
     /// # Errors
     ///
     /// As [`AppError`] says; nothing is left running then.
-    pub async fn start_with(config: Config, kube: kube::Config, options: Options) -> Result<Self, AppError> {
-        let config = Arc::new(config);
+    pub async fn start_with(
+        mut config: Config,
+        kube: kube::Config,
+        options: Options,
+    ) -> Result<Self, AppError> {
         let metrics = match options.metrics {
             Some(metrics) => metrics,
             None => Arc::new(Metrics::new()?),
@@ -173,14 +186,20 @@ impl App {
         let listeners = Listeners::bind(config.proxy_addr, config.data_threads)
             .map_err(|error| AppError::Bind { name: "PROXY_ADDR", addr: config.proxy_addr, error })?;
         let proxy_addr = listeners.addr();
+        // Port 0 asks for any, there as here: what is handed out is the one that came of it.
+        if let Some(url) = config.gateway_url.strip_suffix(":0") {
+            config.gateway_url = format!("{url}:{}", proxy_addr.port());
+        }
         let admin = bind("ADMIN_ADDR", config.admin_addr)?;
         let admin_addr = admin.local_addr()?;
         let destinations = own(destinations, &config, proxy_addr, admin_addr);
 
+        let config = Arc::new(config);
         let readiness = Readiness::new();
         let shutdown = Shutdown::new();
         let (sessions, driver) = session::sessions(Arc::clone(&metrics), config.idle_timeout);
         let shared = Shared {
+            failures: Failures::new(config.data_threads),
             config,
             metrics,
             readiness,
@@ -220,6 +239,8 @@ impl App {
             catalogue: catalogue_tx,
             conditions,
             reload_interval: options.reload_interval,
+            look_interval: options.look_interval,
+            preflight: options.preflight,
         };
         control.spawn(started_tx, exit_tx)?;
         started.await.map_err(|_| AppError::Control)??;
@@ -299,6 +320,7 @@ fn start_proxy(shared: &Shared, listeners: Listeners, destinations: Destinations
         metrics: Arc::clone(&shared.metrics),
         shutdown: shared.shutdown.clone(),
         liveness: shared.liveness.clone(),
+        failures: shared.failures.clone(),
     };
     proxy::start(&shared.config, listeners, deps)
 }

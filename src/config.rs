@@ -5,6 +5,7 @@ mod cluster;
 mod load;
 mod reader;
 mod settings;
+mod tokens;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +14,9 @@ use std::time::Duration;
 pub use cluster::cluster;
 pub use reader::{ConfigError, Environment, Mistake};
 pub use settings::{Fallback, SETTINGS, Setting, Topic, markdown};
+pub use tokens::{MIN_TOKEN, TokenMistake, read_token_file};
 
+use crate::controller::template::Template;
 use crate::identity::Rate;
 use crate::secret::Secret;
 use crate::servers::Source;
@@ -64,6 +67,10 @@ pub struct Config {
     pub account_drain_timeout: Duration,
     /// `ADMIN_TOKEN`: bearer tokens of the admin API, none for an open one.
     pub admin_tokens: Vec<Secret>,
+    /// `ADMIN_TOKEN_FILE`: where they were read from, and are read from again when it changes.
+    pub admin_token_file: Option<PathBuf>,
+    /// `CORS_ORIGINS`: origins whose pages may use the admin API; `*` alone for all of them.
+    pub cors_origins: Vec<String>,
     /// `K8S_NAMESPACE`: where claims and pods live.
     pub namespace: String,
     /// Name of this replica (`POD_NAME`, else the host's name and the process id): the leader's identity.
@@ -86,6 +93,8 @@ pub struct Config {
     pub tun_device: TunDevice,
     /// `GLUETUN_IMAGE`: image of the pods.
     pub gluetun_image: String,
+    /// `POD_TEMPLATE_FILE`: what the operator adds to the pods.
+    pub pod_template: Option<Template>,
     /// `VPN_SERVICE_PROVIDER`: the provider that the pods connect to.
     pub vpn_provider: String,
     /// `VPN_TYPE`: `wireguard`.
@@ -116,6 +125,8 @@ pub struct Config {
     pub data_threads: usize,
     /// `SERVERS_JSON` or `SERVERS_FILE_PATH`: where the server list comes from.
     pub servers: Option<Source>,
+    /// `SERVERS_REFRESH`: how old a fetched list may become; zero for one that is fetched only when asked for.
+    pub servers_refresh: Duration,
     /// `LOG_LEVEL`: a level or a `tracing` filter.
     pub log_level: String,
     /// `LOG_FORMAT`.

@@ -29,6 +29,7 @@ pub mod drain;
 pub mod fuzz;
 pub mod identity;
 pub mod metrics;
+pub mod preflight;
 pub mod proxy;
 pub mod readiness;
 pub mod secret;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use gluetun_gateway::app::{App, Exit, Options};
-use gluetun_gateway::config::{Config, ConfigError, Environment, LogFormat, Mistake, cluster};
+use gluetun_gateway::config::{Config, ConfigError, Environment, LogFormat, cluster};
 use gluetun_gateway::identity::{Account, hash_password};
 use gluetun_gateway::metrics::Metrics;
 use gluetun_gateway::secret::Secret;
@@ -17,6 +17,7 @@ use gluetun_gateway::signal::Signals;
 use gluetun_gateway::telemetry::{self, LogGuard};
 use tokio::runtime::{Builder, Runtime};
 
+mod inspect;
 #[cfg(feature = "simulator")]
 mod simulated;
 
@@ -41,7 +42,18 @@ enum Command {
     /// Run the gateway, which is what happens without a command.
     Serve,
     /// Read the configuration, print every mistake, and exit with 64 if there is one.
-    Check,
+    Check {
+        /// Ask the cluster as well: whether the rights are there, such pods are admitted, and the Secret has
+        /// both keys. As whoever the kubeconfig names; exit with 1 if something will not work.
+        #[arg(long)]
+        cluster: bool,
+    },
+    /// Print the pod that a username would get, POD_TEMPLATE_FILE included.
+    Manifest {
+        /// The username, such as alice-country-se.
+        #[arg(long, value_name = "USERNAME")]
+        user: String,
+    },
     /// Read a password from the terminal or a pipe, and print a line for USERS_FILE.
     HashPassword {
         /// The account; without it the hash alone is printed.
@@ -88,7 +100,8 @@ fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
     let ended = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(),
-        Command::Check => check(),
+        Command::Check { cluster } => inspect::check(cluster),
+        Command::Manifest { user } => inspect::manifest(&user),
         Command::HashPassword { user } => hash(user.as_deref()),
         #[cfg(feature = "simulator")]
         Command::Demo(args) => simulated::demo(args),
@@ -122,27 +135,6 @@ fn configuration(runtime: &Runtime) -> Result<(Config, kube::Config), Failure> {
             Err(Failure::new(USAGE, ConfigError(mistakes)))
         }
     }
-}
-
-/// Without a cluster in sight this is about the settings alone: they are also checked where none is.
-fn check() -> Result<u8, Failure> {
-    let env = Environment::process();
-    let in_sight = ["KUBERNETES_SERVICE_HOST", "KUBECONFIG"].iter().any(|name| env.get(name).is_some());
-    let kube = if in_sight { runtime()?.block_on(cluster(&env)).err() } else { None };
-    let mut mistakes: Vec<Mistake> = kube.into_iter().collect();
-    match Config::check(&env) {
-        Ok((_, warnings)) => {
-            for warning in warnings {
-                writeln!(io::stderr(), "warning: {warning}").ok();
-            }
-        }
-        Err(ConfigError(of_settings)) => mistakes.splice(0..0, of_settings).for_each(drop),
-    }
-    if !mistakes.is_empty() {
-        return Err(Failure::new(USAGE, ConfigError(mistakes)));
-    }
-    writeln!(io::stdout(), "the configuration is good")?;
-    Ok(0)
 }
 
 fn serve() -> Result<u8, Failure> {

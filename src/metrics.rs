@@ -73,6 +73,10 @@ pub struct Metrics {
     pub accounts: IntGauge,
     /// Servers in the list in use.
     pub servers: IntGauge,
+    /// How old the list in use is, in seconds, by its `source`: set at each scrape, for one source.
+    pub servers_age: IntGaugeVec,
+    /// Refreshes of the server list, by `outcome` (`ok`, `refused`, `file`, or why the Job failed).
+    pub servers_refreshes: IntCounterVec,
     /// Re-reads of a file that failed and left the old content in use, by `file`.
     pub reload_errors: IntCounterVec,
     /// Log lines dropped since the queue to their writer was full.
@@ -172,6 +176,12 @@ impl Metrics {
             )?,
             accounts: gauge("accounts", "Accounts that can log in")?,
             servers: gauge("servers", "Servers in the list in use")?,
+            servers_age: gauges("servers_age_seconds", "Age of the list in use", &["source"])?,
+            servers_refreshes: counters(
+                "servers_refreshes_total",
+                "Refreshes of the server list that ended",
+                &["outcome"],
+            )?,
             reload_errors: counters("reload_errors_total", "Re-reads of a file that failed", &["file"])?,
             log_dropped: counter("log_dropped_total", "Log lines dropped for want of room")?,
             process: Registry::new(),

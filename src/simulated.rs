@@ -1,7 +1,7 @@
 //! The commands that need the embedded cluster: `demo` and `simulator`.
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ struct ClusterArgs {
     /// environment is the container's, with POD_IP.
     #[arg(long, value_name = "COMMAND")]
     pod_command: Option<String>,
+    /// A destination that the look-alikes dial elsewhere: a name, with or without a port, and an address
+    /// of this machine. May be given several times.
+    #[arg(long = "host", value_name = "NAME=ADDRESS", value_parser = host, conflicts_with = "pod_command")]
+    hosts: Vec<(String, SocketAddr)>,
 }
 
 /// Arguments of `demo`.
@@ -106,6 +110,22 @@ fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}; write a number with a unit, such as 2s"))
 }
 
+/// `NAME=ADDRESS`, as [`ClusterOptions::hosts`] has it: an address without a port means any port.
+fn host(text: &str) -> Result<(String, SocketAddr), String> {
+    const FORM: &str = "write NAME=ADDRESS, NAME=ADDRESS:PORT or NAME:PORT=ADDRESS:PORT, such as \
+                        origin.test=127.0.0.1";
+    let (name, address) = text.split_once('=').ok_or(FORM)?;
+    let (label, port) = name.split_once(':').map_or((name, None), |(label, port)| (label, Some(port)));
+    if label.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(format!("'{name}' is no name; {FORM}"));
+    }
+    let address = address
+        .parse::<SocketAddr>()
+        .or_else(|_| address.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0)))
+        .map_err(|_| format!("'{address}' is no address; {FORM}"))?;
+    Ok((name.to_ascii_lowercase(), address))
+}
+
 impl ClusterArgs {
     fn options(self, listen: SocketAddr) -> ClusterOptions {
         ClusterOptions {
@@ -113,6 +133,7 @@ impl ClusterArgs {
             pod_cidr: self.pod_cidr,
             pod_start: self.pod_start,
             pod_command: self.pod_command,
+            hosts: self.hosts.into_iter().collect(),
             ..ClusterOptions::default()
         }
     }
@@ -223,5 +244,27 @@ async fn unless_told_again(signals: &mut Signals, stopped: impl Future<Output = 
     tokio::select! {
         () = stopped => {}
         _ = signals.next() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_with_an_address() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (text, name, to) in [
+            ("origin.test=127.0.0.1", "origin.test", "127.0.0.1:0"),
+            ("Origin.test=127.0.0.1:8443", "origin.test", "127.0.0.1:8443"),
+            ("origin.test:443=127.0.0.1:8443", "origin.test:443", "127.0.0.1:8443"),
+            ("six.test=[::1]:80", "six.test", "[::1]:80"),
+        ] {
+            assert_eq!(host(text), Ok((name.to_owned(), address(to))), "{text}");
+        }
+        for text in ["origin.test", "=127.0.0.1", ":80=127.0.0.1", "a:x=127.0.0.1", "a=b", "a=127.0.0.1:x"] {
+            let error = host(text).unwrap_err();
+            assert!(error.contains("such as origin.test=127.0.0.1"), "{text}: {error}");
+        }
     }
 }

@@ -225,7 +225,9 @@ impl Rig {
         .expect("settings");
         let mut kube = api.client_config(NAMESPACE);
         kube.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
-        let app = App::start(config, kube).await.expect("it starts");
+        // What is counted is what requests cost.
+        let quiet = gluetun_gateway::app::Options { preflight: false, ..Default::default() };
+        let app = App::start_with(config, kube, quiet).await.expect("it starts");
         app.ready().await;
         let rig = Self {
             proxy: app.proxy_addr(),

@@ -15,10 +15,15 @@ use crate::secret::Secret;
 
 /// Lets a request through that holds a token, or all where none is set.
 pub(super) async fn check(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    if admin.config.admin_tokens.is_empty() || holds_one(request.headers(), &admin.config.admin_tokens) {
+    let tokens = Arc::clone(&admin.tokens.borrow());
+    if tokens.is_empty() || holds_one(request.headers(), &tokens) {
         return next.run(request).await;
     }
-    let refused = Failure::new(StatusCode::UNAUTHORIZED, "Authorization: Bearer TOKEN is required");
+    let text = match request.headers().contains_key(AUTHORIZATION) {
+        true => "The token is not one of this gateway's: send Authorization: Bearer TOKEN",
+        false => "A token is required: send Authorization: Bearer TOKEN",
+    };
+    let refused = Failure::new(StatusCode::UNAUTHORIZED, text);
     let challenge = HeaderValue::from_static("Bearer realm=\"gluetun-gateway\"");
     ([(WWW_AUTHENTICATE, challenge)], refused).into_response()
 }

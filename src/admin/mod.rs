@@ -5,30 +5,41 @@
 //! passes `response::finish`: a JSON body, an `X-Request-Id`, nothing cached.
 
 mod auth;
+mod cors;
+mod delivery;
+mod destroy;
+mod docs;
+mod filter;
+mod input;
 mod metrics;
+mod openapi;
 mod probes;
 mod response;
 mod server;
+mod servers;
+mod start;
 mod status;
+mod tokens;
+pub mod types;
+mod v1;
 
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
+use axum::Router;
+use axum::http::{StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
-use axum::{Router, http::StatusCode};
+use axum::routing::{get, post};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::proxy::failures::Failures;
 use crate::readiness::{Liveness, Readiness};
-use crate::servers::Catalogue;
-use crate::session::Sessions;
+use crate::servers::{Catalogue, Refresher};
+use crate::session::{Manager, Sessions};
 use response::Failure;
 pub use server::serve;
-
-/// Largest body of a request: the API's own are some hundred bytes.
-const MAX_BODY: usize = 64 << 10;
+pub use tokens::{Tokens, watch_tokens};
 
 /// What the admin port tells of.
 #[derive(Clone, Debug)]
@@ -45,6 +56,14 @@ pub struct Admin {
     pub sessions: Sessions,
     /// The server list in use.
     pub catalogue: watch::Receiver<Arc<Catalogue>>,
+    /// The last failures of the proxy port.
+    pub failures: Failures,
+    /// Has the server list fetched anew.
+    pub refresher: Refresher,
+    /// Pins and destroys.
+    pub manager: Manager,
+    /// Who may use the API.
+    pub tokens: Tokens,
 }
 
 /// Every path of the admin port.
@@ -52,25 +71,44 @@ pub fn router(admin: Admin) -> Router {
     let admin = Arc::new(admin);
     // The API proper: for those who hold a token, where there is one.
     let api = Router::new()
+        .route("/servers", get(servers::servers))
+        .route("/locations", get(servers::locations))
+        .route("/servers/refresh", post(servers::refresh))
+        .route("/start", post(start::start))
+        .route("/destroy", post(destroy::destroy))
+        .route("/stop", post(destroy::stop))
         .route("/status", get(status::status))
+        .merge(v1::router())
         .route_layer(from_fn_with_state(Arc::clone(&admin), auth::check));
     // For the kubelet and for Prometheus, which have none.
     let open = Router::new()
         .route("/health", get(probes::health))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))
-        .route("/metrics", get(metrics::metrics));
+        .route("/metrics", get(metrics::metrics))
+        .merge(docs::router());
     Router::new()
         .merge(api)
         .merge(open)
-        .fallback(|| async { Failure::new(StatusCode::NOT_FOUND, "Not found") })
+        .fallback(not_found)
         .method_not_allowed_fallback(|| async {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
         })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(cors::layer(&admin.config.cors_origins))
         .layer(from_fn(response::finish))
         .with_state(admin)
 }
 
+async fn not_found(uri: Uri) -> Failure {
+    let path = uri.path();
+    let text = match path.trim_end_matches('/') {
+        shorter if shorter.len() < path.len() && !shorter.is_empty() && shorter.len() < 64 => {
+            format!("Not found: paths have no slash at the end, write {shorter}")
+        }
+        _ => "Not found".to_owned(),
+    };
+    Failure::new(StatusCode::NOT_FOUND, text)
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

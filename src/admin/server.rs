@@ -5,13 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::delivery::{Delivering, Outbox};
 
 /// Connections at once: far above what probes, a scraper and a few API clients hold. Further ones wait in
 /// the kernel's queue for a place, which the time limit on heads frees: an idle one goes after 10 s.
@@ -70,12 +75,19 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
 async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
     // Small answers go at once; a failure costs milliseconds, not the answer.
     stream.set_nodelay(true).ok();
+    let outbox = Outbox::default();
+    let stream = Delivering::new(stream, outbox.clone());
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(outbox.clone());
+        router.call(request)
+    });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

@@ -12,6 +12,7 @@ use super::*;
 use crate::config::{Config, LogFormat, TunDevice};
 use crate::readiness::Condition;
 use crate::secret::Secret;
+use crate::servers::{Origin, SourceKind};
 
 /// An admin port and what it tells of.
 struct Port {
@@ -24,7 +25,7 @@ struct Port {
     _pods: Option<Condition>,
 }
 
-fn config(tokens: &[&str]) -> Config {
+pub(crate) fn config(tokens: &[&str]) -> Config {
     Config {
         proxy_addr: ([127, 0, 0, 1], 0).into(),
         admin_addr: ([127, 0, 0, 1], 0).into(),
@@ -32,6 +33,8 @@ fn config(tokens: &[&str]) -> Config {
         accounts_file: None,
         account_drain_timeout: std::time::Duration::from_secs(25),
         admin_tokens: tokens.iter().map(|token| Secret::from(*token)).collect(),
+        admin_token_file: None,
+        cors_origins: Vec::new(),
         namespace: "vpn".to_owned(),
         identity: "test".to_owned(),
         instance_limit: 5,
@@ -43,6 +46,7 @@ fn config(tokens: &[&str]) -> Config {
         exit_ipv6: false,
         tun_device: TunDevice::HostPath,
         gluetun_image: "gluetun".to_owned(),
+        pod_template: None,
         vpn_provider: "mullvad".to_owned(),
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),
@@ -58,9 +62,18 @@ fn config(tokens: &[&str]) -> Config {
         forwarding_headers: Default::default(),
         data_threads: 1,
         servers: None,
+        servers_refresh: Duration::ZERO,
         log_level: "INFO".to_owned(),
         log_format: LogFormat::Json,
     }
+}
+
+/// A client of an API server that never answers.
+fn nobody() -> kube::Client {
+    let service = tower::service_fn(|_: axum::http::Request<kube::client::Body>| async {
+        std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>().await
+    });
+    kube::Client::new(service, "vpn")
 }
 
 impl Port {
@@ -76,8 +89,12 @@ impl Port {
             metrics,
             readiness: readiness.clone(),
             liveness: liveness.clone(),
-            sessions,
+            sessions: sessions.clone(),
+            refresher: Refresher::fixed(receiver.clone()),
+            manager: Manager::new(sessions.clone(), nobody(), "vpn"),
+            tokens: watch::channel(Arc::new(tokens.iter().map(|token| Secret::from(*token)).collect())).1,
             catalogue: receiver,
+            failures: Failures::new(1),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -140,6 +157,14 @@ async fn health_is_as_the_original_had_it() {
     let list = r#"[{"vpn":"wireguard","country":"Sweden","city":"Malmö","hostname":"se-mma-wg-001"}]"#;
     port.catalogue.send_replace(Arc::new(Catalogue::parse(list).unwrap()));
     assert_eq!(port.get("/health").await.body, r#"{"status":"healthy","servers_loaded":true}"#);
+    let mut origin = Origin::now(SourceKind::Cached);
+    origin.since -= Duration::from_secs(90);
+    port.catalogue.send_replace(Arc::new(Catalogue::parse(list).unwrap().from_origin(origin)));
+    let told = port.get("/health").await.json();
+    assert_eq!((&told["servers_source"], &told["servers_count"]), (&"cached".into(), &1.into()));
+    assert!((90..95).contains(&told["servers_age_seconds"].as_u64().unwrap()), "{told}");
+    let metrics = port.get("/metrics").await.body;
+    assert!(metrics.contains("gluetun_gateway_servers_age_seconds{source=\"cached\"} 9"), "{metrics}");
 }
 
 #[tokio::test]
@@ -194,7 +219,7 @@ async fn what_is_not_there_is_told_in_json() {
     let port = Port::open(&[]).await;
     for (line, status) in [
         ("GET /", 404),
-        ("GET /status/x", 404),
+        ("GET /status/", 404),
         ("POST /nowhere", 404),
         ("POST /status", 405),
         ("DELETE /health", 405),

@@ -17,12 +17,14 @@ use super::supervise::Tasks;
 use super::{AppError, Exit, Shared};
 use crate::accounts::{self, Accounts, FilesError, Follow};
 use crate::admin::{self, Admin};
+use crate::controller::sample::sample;
 use crate::controller::{self, Knowledge};
 use crate::drain::Phase;
+use crate::preflight::{Finding, Preflight, Verdict};
 use crate::proxy::Proxy;
 use crate::readiness::Condition;
-use crate::servers::{self, Catalogue, Source};
-use crate::session::Driver;
+use crate::servers::{Catalogue, Keeper};
+use crate::session::{Driver, Manager};
 
 /// How long connecting to the API server may take on the path of a request: kube's own limit is 30 s.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -33,6 +35,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// How long the sessions and the controller have to end. With the admin port's second it stays below what
 /// the settings keep of the pod's grace period (7 s, 2 of them for what is cut).
 const STOP: Duration = Duration::from_millis(3500);
+
+/// Username of the pod that the API server is asked about at start.
+const PREFLIGHT: &str = "preflight";
 
 /// How long the data threads have to end once everything that they served is gone.
 const JOIN: Duration = Duration::from_millis(300);
@@ -65,6 +70,8 @@ pub(super) struct Control {
     pub(super) catalogue: watch::Sender<Arc<Catalogue>>,
     pub(super) conditions: Conditions,
     pub(super) reload_interval: Duration,
+    pub(super) look_interval: Duration,
+    pub(super) preflight: bool,
 }
 
 /// The two clients of one API server.
@@ -115,9 +122,13 @@ impl Control {
         };
         let shared = self.shared;
         let Clients { requests, patient } = clients;
+        let asking = requests.clone();
         let stop = CancellationToken::new();
         let stop_admin = CancellationToken::new();
         let mut tasks = Tasks::default();
+        let (keeper, refresher) =
+            Keeper::new(Arc::clone(&shared.config), self.catalogue, Arc::clone(&shared.metrics));
+        let for_servers = requests.clone();
 
         tasks.spawn("sessions", {
             let (shared, stop, watches) = (shared.clone(), stop.clone(), self.conditions.watches);
@@ -134,6 +145,7 @@ impl Control {
                 run.await;
             }
         });
+        let manager = Manager::new(shared.sessions.clone(), requests.clone(), &shared.config.namespace);
         tasks.spawn("controller", {
             let (shared, stop, requests) = (shared.clone(), stop.clone(), requests.clone());
             async move {
@@ -144,6 +156,14 @@ impl Control {
                 }
             }
         });
+        let (tokens_tx, tokens) = watch::channel(Arc::new(shared.config.admin_tokens.clone()));
+        tasks.spawn("tokens", {
+            let path = shared.config.admin_token_file.clone();
+            let errors = shared.metrics.reload_errors.with_label_values(&["tokens"]);
+            async move {
+                admin::watch_tokens(path, tokens_tx, self.reload_interval, move || errors.inc()).await;
+            }
+        });
         tasks.spawn("admin", {
             let router = admin::router(Admin {
                 config: Arc::clone(&shared.config),
@@ -152,14 +172,24 @@ impl Control {
                 liveness: shared.liveness.clone(),
                 sessions: shared.sessions.clone(),
                 catalogue: shared.catalogue.clone(),
+                failures: shared.failures.clone(),
+                refresher,
+                manager,
+                tokens,
             });
             admin::serve(admin, router, stop_admin.clone())
         });
         tasks.spawn("accounts", accounts(&shared, self.follow, requests));
-        tasks.spawn(
-            "servers",
-            servers(&shared, self.catalogue, self.conditions.servers, self.reload_interval),
-        );
+        tasks.spawn("servers", {
+            let telling = tell_loaded(shared.catalogue.clone(), self.conditions.servers);
+            let keeping = keeper.run(for_servers, self.reload_interval, self.look_interval);
+            async move {
+                tokio::join!(keeping, telling);
+            }
+        });
+        if self.preflight {
+            tasks.spawn("preflight", preflight(&shared, asking));
+        }
         tasks.spawn("heartbeat", shared.liveness.register("control").run());
         let mut proxy = self.proxy;
         started.send(Ok(())).ok();
@@ -251,38 +281,33 @@ fn accounts(
     }
 }
 
-/// Follows the server list where it is a file, and says when there is one.
-fn servers(
-    shared: &Shared,
-    catalogue: watch::Sender<Arc<Catalogue>>,
-    loaded: Condition,
-    interval: Duration,
-) -> impl Future<Output = ()> + Send + use<> {
-    let path = match &shared.config.servers {
-        Some(Source::File(path)) => Some(path.clone()),
-        Some(Source::Text(_)) | None => None,
-    };
-    let mut current = shared.catalogue.clone();
-    let errors = shared.metrics.reload_errors.with_label_values(&["servers"]);
+/// Asks once, when there is a server list, whether rights and admission will do, and says what will not.
+fn preflight(shared: &Shared, client: kube::Client) -> impl Future<Output = ()> + Send + use<> {
+    let (config, metrics) = (Arc::clone(&shared.config), Arc::clone(&shared.metrics));
+    let mut catalogues = shared.catalogue.clone();
     async move {
-        let following = async {
-            match path {
-                Some(path) => {
-                    servers::watch_file(path, catalogue, interval, move || errors.inc()).await;
-                }
-                // The sender must live: receivers take its end for that of the process.
-                None => {
-                    std::future::pending::<()>().await;
-                    drop(catalogue);
+        let listed = catalogues.wait_for(|catalogue| !catalogue.is_empty()).await.ok();
+        let catalogue = listed.map(|catalogue| Arc::clone(&catalogue));
+        let sample = catalogue.and_then(|catalogue| sample(&config, &catalogue, PREFLIGHT).ok());
+        if let Some(pod) = sample {
+            let findings = Preflight { config: &config, client, metrics: &metrics }.run(&pod).await;
+            for Finding { what, verdict } in findings {
+                match verdict {
+                    Verdict::Good => tracing::debug!(what, "preflight"),
+                    Verdict::Warning(why) => tracing::warn!(what, why, "preflight"),
+                    Verdict::Bad(why) => tracing::error!(what, why, "preflight: this will not work"),
+                    Verdict::Unknown(why) => tracing::info!(what, why, "preflight: no answer"),
                 }
             }
-        };
-        let telling = async {
-            if current.wait_for(|catalogue| !catalogue.is_empty()).await.is_ok() {
-                loaded.met();
-            }
-            std::future::pending::<()>().await;
-        };
-        tokio::join!(following, telling);
+        }
+        std::future::pending().await
     }
+}
+
+/// Says when there is a server list; never returns.
+async fn tell_loaded(mut catalogue: watch::Receiver<Arc<Catalogue>>, loaded: Condition) {
+    if catalogue.wait_for(|catalogue| !catalogue.is_empty()).await.is_ok() {
+        loaded.met();
+    }
+    std::future::pending().await
 }

@@ -8,8 +8,10 @@ use std::time::Duration;
 use base64::Engine as _;
 
 use super::reader::{ConfigError, Environment, Mistake, Reader, quoted, split};
+use super::tokens;
 use super::{Config, Forwarding, LogFormat, TunDevice};
 use crate::accounts::{self, AccountFile, Checked, FileFault};
+use crate::controller::template::{Template, TemplateError};
 use crate::identity::{FileMistake, Rate};
 use crate::proxy::{DestinationError, Destinations};
 use crate::secret::Secret;
@@ -23,11 +25,11 @@ const ACCOUNTS_FILE: &str = "ACCOUNTS_FILE";
 /// cut, 5 s for last renewals, leadership given up and the admin port.
 const STOP_MARGIN: Duration = Duration::from_secs(7);
 
-/// Shortest admin token: less is guessed.
-const MIN_TOKEN: usize = 16;
-
 /// Bytes of a WireGuard key (a Curve25519 scalar).
 const WIREGUARD_KEY: usize = 32;
+
+/// Shortest time between two automatic refreshes of the server list.
+const MIN_REFRESH: Duration = Duration::from_secs(60);
 
 /// Longest namespace name (RFC 1123 label).
 const MAX_LABEL: usize = 63;
@@ -95,7 +97,9 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
         r.mistake("ADMIN_ADDR", format!("{admin} collides with PROXY_ADDR {proxy}"), "take another port");
     }
     let auth_throttle = throttle(r);
-    let admin_tokens = tokens(r);
+    let admin_tokens = admin_tokens(r);
+    let admin_token_file = r.secret_file("ADMIN_TOKEN");
+    let cors_origins = origins(r);
     let namespace = namespace(r, env);
     let gateway_url = gateway_url(r, namespace.as_deref());
     let service_cluster_ip = service_cluster_ip(r);
@@ -109,6 +113,7 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
     not_over(r, ("START_ATTEMPT_TIMEOUT", start_attempt_timeout), ("START_TIMEOUT", start_timeout));
 
     let gluetun_image = image(r);
+    let pod_template = pod_template(r);
     let vpn_provider = provider(r);
     let vpn_type = r.choice("VPN_TYPE", &[("wireguard", "wireguard".to_owned())], &[]);
     let tun_device = tun_device(r);
@@ -120,6 +125,7 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
     let (servers, catalogue) = servers(r);
     let (users_file, accounts_file) = accounts(r, &catalogue, found);
     let account_drain_timeout = r.duration("ACCOUNT_DRAIN_TIMEOUT", secs(0), secs(DAY));
+    let servers_refresh = servers_refresh(r);
 
     let connect_timeout = r.duration("CONNECT_TIMEOUT", secs(1), secs(300));
     let (allow_destinations, deny_destinations) = destinations(r);
@@ -151,6 +157,8 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
         accounts_file,
         account_drain_timeout: account_drain_timeout?,
         admin_tokens: admin_tokens?,
+        admin_token_file,
+        cors_origins: cors_origins?,
         auth_throttle: auth_throttle?,
         namespace: namespace?,
         identity,
@@ -163,6 +171,7 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
         exit_ipv6: exit_ipv6?,
         tun_device: tun_device?,
         gluetun_image: gluetun_image?,
+        pod_template,
         vpn_provider: vpn_provider?,
         vpn_type: vpn_type?,
         firewall_input_ports: firewall_input_ports?,
@@ -177,6 +186,7 @@ fn read(r: &mut Reader<'_>, env: &Environment, found: &mut Checked) -> Option<Co
         forwarding_headers: forwarding_headers?,
         data_threads: data_threads?,
         servers,
+        servers_refresh: servers_refresh?,
         log_level: log_level?,
         log_format: log_format?,
     })
@@ -264,33 +274,53 @@ fn forwarding(r: &mut Reader<'_>) -> Option<Forwarding> {
     forwarding
 }
 
-fn tokens(r: &mut Reader<'_>) -> Option<Vec<Secret>> {
+fn admin_tokens(r: &mut Reader<'_>) -> Option<Vec<Secret>> {
     const NAME: &str = "ADMIN_TOKEN";
     let before = r.mistakes.len();
     let Some(text) = r.secret(NAME) else {
         return (r.mistakes.len() == before).then(Vec::new);
     };
-    let tokens: Vec<&str> = split(text.expose()).collect();
-    for (n, token) in tokens.iter().enumerate() {
-        let n = n + 1;
-        if token.len() < MIN_TOKEN {
+    let (tokens, mistakes) = tokens::parse(&text);
+    for mistake in mistakes {
+        r.mistake(NAME, mistake.to_string(), mistake.fix());
+    }
+    Some(tokens)
+}
+
+/// Origins as browsers send them: `scheme://host[:port]`, or `*` alone, or `none` alone.
+fn origins(r: &mut Reader<'_>) -> Option<Vec<String>> {
+    const NAME: &str = "CORS_ORIGINS";
+    let words = r.words(NAME);
+    if let [word] = words.as_slice() {
+        if word == "*" {
+            return Some(words);
+        }
+        if word.eq_ignore_ascii_case("none") {
+            return Some(Vec::new());
+        }
+    }
+    let mut good = true;
+    for word in &words {
+        let uri = word.parse::<http::Uri>().ok();
+        // A browser sends neither path nor credentials, so an origin with them would match nothing.
+        let fits = uri.is_some_and(|uri| {
+            uri.scheme().is_some()
+                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+                && matches!(uri.path(), "" | "/")
+                && uri.query().is_none()
+                && !word.ends_with('/')
+        });
+        if !fits {
+            good = false;
             r.mistake(
                 NAME,
-                format!("token {n} of {} is shorter than {MIN_TOKEN} characters", tokens.len()),
-                "make one with `openssl rand -hex 32`",
-            );
-        } else if !token.bytes().all(|b| b.is_ascii_graphic()) {
-            r.mistake(
-                NAME,
-                format!("token {n} of {} has characters that no header can carry", tokens.len()),
-                "make one with `openssl rand -hex 32`",
+                format!("{} is not an origin", quoted(word)),
+                "write scheme://host:port without a path, such as http://localhost:5000; * alone for all, none \
+                 alone for none",
             );
         }
     }
-    if tokens.is_empty() {
-        r.mistake(NAME, "holds no token", "make one with `openssl rand -hex 32`, or remove it");
-    }
-    Some(tokens.into_iter().map(Secret::from).collect())
+    good.then_some(words)
 }
 
 fn namespace(r: &mut Reader<'_>, env: &Environment) -> Option<String> {
@@ -419,6 +449,28 @@ fn provider(r: &mut Reader<'_>) -> Option<String> {
     Some(provider.to_ascii_lowercase())
 }
 
+/// What the operator adds to the pods; `None` also after a mistake, which has been told.
+fn pod_template(r: &mut Reader<'_>) -> Option<Template> {
+    const NAME: &str = "POD_TEMPLATE_FILE";
+    let path = r.given(NAME)?;
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            r.mistake(NAME, format!("{}: {error}", quoted(&path)), "name a file with a pod template in YAML");
+            return None;
+        }
+    };
+    match Template::parse(&text) {
+        Ok(template) => Some(template),
+        Err(mistakes) => {
+            for TemplateError { path: field, problem, fix } in mistakes {
+                r.mistake(NAME, format!("{}: {field}: {problem}", quoted(&path)), fix);
+            }
+            None
+        }
+    }
+}
+
 fn tun_device(r: &mut Reader<'_>) -> Option<TunDevice> {
     const NAME: &str = "TUN_DEVICE";
     let text = r.value(NAME)?;
@@ -529,6 +581,25 @@ fn servers(r: &mut Reader<'_>) -> (Option<Source>, Catalogue) {
         Catalogue::default()
     });
     (Some(source), catalogue)
+}
+
+/// Zero for never; else not so often that the Job is hardly ever gone.
+fn servers_refresh(r: &mut Reader<'_>) -> Option<Duration> {
+    const NAME: &str = "SERVERS_REFRESH";
+    let refresh = r.duration(NAME, secs(0), secs(365 * DAY))?;
+    if !refresh.is_zero() && refresh < MIN_REFRESH {
+        r.mistake(
+            NAME,
+            format!(
+                "{} is less than {}",
+                humantime::format_duration(refresh),
+                humantime::format_duration(MIN_REFRESH)
+            ),
+            "write at least that, or 0 for never",
+        );
+        return None;
+    }
+    Some(refresh)
 }
 
 fn destinations(r: &mut Reader<'_>) -> (Vec<String>, Vec<String>) {

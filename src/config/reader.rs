@@ -182,6 +182,12 @@ impl<'a> Reader<'a> {
         Some(Secret::from(text.trim()))
     }
 
+    /// The file that a secret is read from, if it is: for those that are read again.
+    pub(super) fn secret_file(&self, name: &str) -> Option<PathBuf> {
+        let path = self.env.get(&format!("{name}_FILE"))?.into_string().ok()?;
+        Some(PathBuf::from(path.trim()))
+    }
+
     fn unicode(&mut self, name: &str) -> Option<String> {
         match self.env.get(name)?.into_string() {
             Ok(text) => Some(text),

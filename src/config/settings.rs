@@ -123,8 +123,16 @@ pub const SETTINGS: &[Setting] = &[
         Topic::Access,
         "ADMIN_TOKEN",
         "Bearer tokens of the admin API, separated by commas or white space: any of them will do, so that \
-         one can be rotated. At least 16 characters each. Without one the API is open to whoever reaches the \
-         port. Probes and metrics never need one.",
+         one can be rotated. At least 16 characters each. The file has one a line, with comments after `#`; \
+         it is re-read when it changes, and a mistake in it leaves the tokens as they were. Without a token \
+         the API is open to whoever reaches the port. Probes and metrics never need one.",
+    ),
+    setting(
+        Topic::Access,
+        "CORS_ORIGINS",
+        Value("http://localhost:5000,http://127.0.0.1:5000"),
+        "Origins whose pages may use the admin API from a browser, separated by commas; `*` alone for all of \
+         them, `none` alone for none.",
     ),
     setting(
         Topic::Access,
@@ -185,6 +193,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Topic::Pods,
+        "POD_TEMPLATE_FILE",
+        Nothing,
+        "Pod template in YAML that is merged with every VPN pod: where pods run, and with what beside them. \
+         `docs/pods.md` says which fields it may have.",
+    ),
+    setting(
+        Topic::Pods,
         "VPN_SERVICE_PROVIDER",
         Value("mullvad"),
         "The VPN provider, by the name that Gluetun knows it by.",
@@ -237,6 +252,14 @@ pub const SETTINGS: &[Setting] = &[
         Nothing,
         "A file with the server list, in the same three shapes; `SERVERS_JSON` goes before it. Re-read when \
          it changes; a mistake in it leaves the list as it was.",
+    ),
+    setting(
+        Topic::Servers,
+        "SERVERS_REFRESH",
+        Value("24h"),
+        "How old the list may become before a Job with `GLUETUN_IMAGE` fetches it anew, where neither of the \
+         two above is given; `0` for never, and then not at start either. `1m` to `365d`. See \
+         `docs/servers.md`.",
     ),
     setting(
         Topic::Proxy,

@@ -154,8 +154,10 @@ pub(super) enum ClaimEnd {
     Unwanted,
     /// Those who waited have been told that there will be no exit.
     Rejected,
-    /// It is pinned, and its pod is lost.
+    /// It is pinned or the management API's, and its pod is lost.
     PinnedLost,
+    /// It is the management API's, and past its `ttl`.
+    Expired,
     /// Its account, or share group, is gone.
     AccountGone,
 }
@@ -168,6 +170,7 @@ impl ClaimEnd {
             Self::Unwanted => "nobody waits for it",
             Self::Rejected => "rejected",
             Self::PinnedLost => "its pinned exit is lost",
+            Self::Expired => "its exit has reached its ttl",
             Self::AccountGone => "its account is gone",
         }
     }

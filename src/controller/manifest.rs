@@ -61,7 +61,7 @@ impl Credentials {
     }
 }
 
-/// The pod of the claim's exit `transition`, on `server`.
+/// The pod of the claim's exit `transition`, on `server`, with what the operator's template adds.
 pub fn pod(
     config: &Config,
     claim: &Claim,
@@ -69,6 +69,17 @@ pub fn pod(
     server: &Server,
     credentials: &Credentials,
 ) -> Pod {
+    let pod = plain(config, claim, transition, server, credentials);
+    let Some(template) = &config.pod_template else { return pod };
+    template.apply(&pod).unwrap_or_else(|error| {
+        // Both are in Kubernetes' own types, so this is a mistake of ours; the exit works without.
+        tracing::error!(%error, "POD_TEMPLATE_FILE cannot be merged, and is left out");
+        pod
+    })
+}
+
+/// The pod as it is without a template.
+fn plain(config: &Config, claim: &Claim, transition: i32, server: &Server, credentials: &Credentials) -> Pod {
     let id = claim.pod_id(transition).to_string();
     Pod {
         metadata: ObjectMeta {

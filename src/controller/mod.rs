@@ -31,7 +31,9 @@ mod patch;
 mod plan;
 mod policy;
 mod probe;
+pub mod sample;
 mod snapshot;
+pub mod template;
 #[cfg(test)]
 mod testing;
 mod writes;

@@ -25,7 +25,23 @@ pub enum AccountError {
     Character(char),
 }
 
+/// The account of the claims that the management API makes: no user's, and none can log in as it.
+const API: &str = "_api";
+
 impl Account {
+    /// The account of the claims that the management API makes.
+    #[must_use]
+    pub fn api() -> Self {
+        Self(Arc::from(API))
+    }
+
+    /// Whether it is the management API's own. Nobody can ask for another exit of such a session: it
+    /// has one, and ends with it.
+    #[must_use]
+    pub fn is_api(&self) -> bool {
+        &*self.0 == API
+    }
+
     /// Reads an account's name. Names reserved for the gateway are accepted here, since the gateway
     /// itself uses them; the users file refuses them.
     ///
@@ -107,6 +123,8 @@ mod tests {
     #[test]
     fn knows_the_gateways_own() {
         assert!(Account::parse("_api").unwrap().is_reserved());
+        assert!(Account::api().is_api() && Account::parse(API).unwrap() == Account::api());
+        assert!(!Account::parse("_apis").unwrap().is_api());
         assert!(Account::parse("pod.4f").unwrap().is_reserved());
         assert!(!Account::parse("pods").unwrap().is_reserved());
         assert!(!Account::parse("a_").unwrap().is_reserved());

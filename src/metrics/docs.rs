@@ -6,6 +6,7 @@ use prometheus::core::Collector;
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::Metrics;
+use crate::servers::{JobFailure, SourceKind};
 use crate::session::FailureClass;
 use crate::session::pod::PodState;
 
@@ -52,10 +53,12 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         account_quota,
         accounts,
         servers,
+        servers_age,
+        servers_refreshes,
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 25] = [
+    let all: [&dyn Collector; 27] = [
         requests,
         hold_seconds,
         cold_starts,
@@ -79,6 +82,8 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         account_quota,
         accounts,
         servers,
+        servers_age,
+        servers_refreshes,
         reload_errors,
         log_dropped,
     ];
@@ -126,8 +131,11 @@ fn the_documentation_and_the_code_have_the_same_metrics() {
 fn the_documentation_has_every_value_of_closed_labels() {
     let text = documentation();
     let classes = FailureClass::ALL.iter().map(|class| class.as_str());
+    let sources = SourceKind::ALL.iter().map(|source| source.as_str());
+    let failures = JobFailure::ALL.iter().map(|failure| failure.as_str());
     let quotas = crate::accounts::Quota::ALL.iter().map(|quota| quota.as_str());
-    for value in classes.chain(PodState::ALL.iter().map(|state| state.as_str())).chain(quotas) {
+    let states = PodState::ALL.iter().map(|state| state.as_str());
+    for value in classes.chain(sources).chain(failures).chain(states).chain(quotas) {
         assert!(text.contains(&format!("`{value}`")), "{value}");
     }
 }

@@ -15,6 +15,7 @@ use super::head::Authorization;
 use super::record::Record;
 use super::target::{Target, TargetError};
 use super::thread::Thread;
+use super::trail::Step;
 use super::upstream::{self, Failure, Tunnel};
 use super::wish::Wish;
 use crate::accounts::{OverQuota, Quota};
@@ -83,8 +84,9 @@ pub(super) async fn admit(
         Credentials::Many => return Err(refused(thread, AuthError::Malformed)),
         Credentials::Known(login) => login,
         Credentials::Unknown(header) => {
-            if let Some(grant) = pod(thread, &header) {
+            if let Some(grant) = pod(thread, &header).await {
                 record.account = Some(Arc::from("pod"));
+                record.trail.step(Step::Authenticated);
                 return Ok(Admitted::Pod(grant));
             }
             let client = Some(record.client.ip());
@@ -94,23 +96,34 @@ pub(super) async fn admit(
             login
         }
     };
+    record.trail.step(Step::Authenticated);
     let wish = thread.wishes.borrow_mut().of(&login, &thread.shared.limits);
     let wish = wish.inspect_err(|_| record.account = Some(Arc::from(login.account.as_str())))?;
     record.account = Some(Arc::clone(&wish.account));
     record.selector = Some(Arc::clone(&wish.selector));
+    record.trail.step(Step::Resolved);
     record.slot = Some(wish.policy.enter().map_err(|over| over_quota(thread, over))?);
     Ok(Admitted::Session(wish))
 }
 
 /// The pod whose own credentials these are. Wrong ones go on to the password check, which refuses them
-/// like any unknown account, in bytes and in time.
-fn pod(thread: &Thread, header: &[u8]) -> Option<Grant> {
+/// like any unknown account, in bytes and in time; before that all of them wait equally long, for the pod
+/// that another replica has just started.
+async fn pod(thread: &Thread, header: &[u8]) -> Option<Grant> {
     let (user, password) = split_basic(header).ok()?;
     if !user.starts_with(POD_USER) {
         return None;
     }
-    let grant = thread.shared.exits.by_pod_credentials(&user, &password)?;
-    let owner = thread.shared.exits.pod_owner(&user);
+    let exits = &thread.shared.exits;
+    let grant = match exits.by_pod_credentials(&user, &password) {
+        Some(grant) => grant,
+        None => tokio::select! {
+            biased;
+            grant = exits.await_pod_credentials(&user, &password) => grant?,
+            () = thread.closing.waiter() => return None,
+        },
+    };
+    let owner = exits.pod_owner(&user);
     // Its account is gone, and the pod is about to be.
     let gone = owner.is_some_and(|owner| {
         !owner.is_reserved() && thread.wishes.borrow_mut().accounts().owners().get(&owner).is_none()
@@ -155,7 +168,10 @@ pub(super) fn check_target(
         Admitted::Pod(_) => None,
     };
     match destinations.check_for(&target, local, account) {
-        Ok(()) => Ok(target),
+        Ok(()) => {
+            record.trail.step(Step::Allowed);
+            Ok(target)
+        }
         Err(refusal) => Err(refusal.error(&target)),
     }
 }
@@ -193,18 +209,26 @@ impl Hold {
             Session::Of(wish) => Rc::clone(wish),
             Session::Pod(grant) => {
                 let grant = grant.take().ok_or_else(gone)?;
+                record.trail.step(Step::ExitFound);
                 record.granted(&grant);
                 return Ok(grant);
             }
         };
         let exits = &thread.shared.exits;
         let grant = match exits.hit(&wish.key) {
-            Some(grant) => grant,
+            Some(grant) => {
+                record.trail.step(Step::ExitFound);
+                grant
+            }
             None => {
                 let begun = Instant::now();
+                record.session = Some(Arc::from(wish.key.claim_name()));
+                record.trail.step(Step::Held);
+                let trail = &mut record.trail;
+                let mut tell = |progress| trail.progress(progress);
                 let held = tokio::select! {
                     biased;
-                    held = exits.acquire(&wish.key, &wish.lifetimes, self.deadline) => held,
+                    held = exits.acquire(&wish.key, &wish.lifetimes, self.deadline, &mut tell) => held,
                     () = thread.closing.waiter() => Err(AcquireError::ShuttingDown),
                 };
                 held.map_err(|error| {
@@ -242,17 +266,25 @@ impl Hold {
             if !exit.reached_check.load(Ordering::Relaxed) {
                 shared.checks.in_background(&exit, &shared.timings);
             }
-            match upstream::open(thread, &exit, target).await {
-                Ok(tunnel) => return Ok(Opened { grant, tunnel }),
+            let fault = match upstream::open(thread, &exit, target, &mut record.trail).await {
+                Ok(tunnel) => {
+                    record.trail.step(Step::Opened);
+                    return Ok(Opened { grant, tunnel });
+                }
                 Err(Failure::Answer(error)) => return Err(error),
                 Err(Failure::Protocol(error)) => {
                     shared.exits.report(&exit, Fault::Protocol);
+                    record.trail.note(Step::ExitGivenUp, Fault::Protocol.as_str());
                     return Err(error);
                 }
-                Err(Failure::Unreachable) => shared.exits.report(&exit, Fault::Unreachable),
-                Err(Failure::Dead) => shared.exits.report(&exit, Fault::Dead),
-                Err(Failure::Gone) => {}
+                Err(Failure::Unreachable) => Some(Fault::Unreachable),
+                Err(Failure::Dead) => Some(Fault::Dead),
+                Err(Failure::Gone) => None,
+            };
+            if let Some(fault) = fault {
+                shared.exits.report(&exit, fault);
             }
+            record.trail.note(Step::ExitGivenUp, fault.map_or("gone", Fault::as_str));
             drop(grant);
             self.exits += 1;
             if self.exits >= EXITS || Instant::now() >= self.deadline {

@@ -298,21 +298,14 @@ enum Sent {
     No,
 }
 
-async fn send(
-    thread: &Thread,
-    stream: &TcpStream,
-    error: &ProxyError,
-    mut record: Record,
-    close: bool,
-) -> Sent {
+async fn send(thread: &Thread, stream: &TcpStream, error: &ProxyError, record: Record, close: bool) -> Sent {
     let bytes = response::error_bytes(error, record.id, close);
     let sent = timeout(thread.shared.timings.head, write_all(stream, &bytes)).await;
     if !matches!(sent, Ok(Ok(()))) {
         record.finish(Outcome::ClientGone);
         return Sent::No;
     }
-    record.status = error.code.status();
-    record.finish(Outcome::Failed(error.code));
+    record.fail(error);
     if close {
         shut(stream);
     }

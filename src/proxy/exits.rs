@@ -16,7 +16,7 @@ use crate::accounts::Usage;
 use crate::identity::Account;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
-use crate::session::{AcquireError, Acquired, Exit, Fault, Sessions};
+use crate::session::{AcquireError, Acquired, Exit, Fault, Progress, Sessions};
 
 /// A future of one data thread.
 pub(super) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -26,17 +26,21 @@ pub(super) trait Exits: Send + Sync {
     /// The exit of a session that has one; never waits.
     fn hit(&self, key: &SessionKey) -> Option<Grant>;
 
-    /// As `hit`, else has an exit started and holds until `deadline`. Dropping the future cancels this
-    /// wait, never the start.
+    /// As `hit`, else has an exit started and holds until `deadline`; `tell` hears what happens meanwhile.
+    /// Dropping the future cancels this wait, never the start.
     fn acquire<'a>(
         &'a self,
         key: &'a SessionKey,
         lifetimes: &'a Lifetimes,
         deadline: Instant,
+        tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>>;
 
     /// The pod that these credentials were made for.
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant>;
+
+    /// The same, waiting a moment for a pod that this replica does not know yet.
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>>;
 
     /// Whose pod it is that has such credentials.
     fn pod_owner(&self, user: &str) -> Option<Account>;
@@ -84,12 +88,19 @@ impl Exits for Sessions {
         key: &'a SessionKey,
         lifetimes: &'a Lifetimes,
         deadline: Instant,
+        tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>> {
-        Box::pin(async move { Self::acquire(self, key, lifetimes, deadline).await.map(Grant::from) })
+        Box::pin(
+            async move { Self::acquire_telling(self, key, lifetimes, deadline, tell).await.map(Grant::from) },
+        )
     }
 
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant> {
         Self::by_pod_credentials(self, user, password).map(Grant::from)
+    }
+
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>> {
+        Box::pin(async move { Self::await_pod_credentials(self, user, password).await.map(Grant::from) })
     }
 
     fn pod_owner(&self, user: &str) -> Option<Account> {

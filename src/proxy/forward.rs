@@ -26,6 +26,7 @@ use super::record::{Outcome, Record};
 use super::response::{ERROR, REQUEST_ID};
 use super::target::Target;
 use super::thread::Thread;
+use super::trail::Step;
 use super::tunnel::{Greeting, Tunnel};
 use super::upstream;
 
@@ -153,6 +154,7 @@ pub(super) async fn forward(
     let reused = if again { thread.pool.take(&key) } else { None };
     let (grant, parts) = match reused {
         Some(wire) => {
+            record.trail.step(Step::ConnectionReused);
             let request = Request::from_parts(parts.clone(), RequestBody::Empty);
             match send(wire, key, grant, request, Rc::new(Cell::new(Sent::Whole)), record).await {
                 Ok((response, lease)) => return Ok(Reply { response, lease, switch: None }),
@@ -222,6 +224,7 @@ async fn send(
     record: &mut Record,
 ) -> Result<(Response<Incoming>, Lease), Unanswered> {
     let counted = wire.bytes.get();
+    record.trail.step(Step::RequestSent);
     let answer = wire.sender.send_request(request).await;
     let nothing = wire.bytes.get().1 == counted.1;
     let mut lease = Lease { wire, key, grant, counted, sent };
@@ -229,6 +232,7 @@ async fn send(
     match answer {
         Ok(response) => Ok((response, lease)),
         Err(error) => {
+            record.trail.note(Step::Unanswered, &error);
             tracing::debug!(%error, "a request got no answer");
             Err(Unanswered { grant: lease.grant, nothing, broken: lease.sent.get() == Sent::Broken })
         }

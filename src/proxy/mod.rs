@@ -39,6 +39,7 @@ pub mod destination;
 pub mod error;
 mod event;
 mod exits;
+pub mod failures;
 mod forward;
 pub mod gate;
 mod gluetun;
@@ -54,6 +55,7 @@ mod response;
 mod socket;
 pub mod target;
 mod thread;
+pub mod trail;
 mod tunnel;
 mod upstream;
 mod wish;
@@ -67,6 +69,7 @@ pub use destination::{
 pub use error::{ALL_CODES, Code, ProxyError};
 
 use exits::Exits;
+use failures::Failures;
 use target::Target;
 
 /// How long things may take. The settings that are a user's come from [`Config`]; the others have their
@@ -127,6 +130,7 @@ struct Shared {
     destinations: Destinations,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
+    failures: Failures,
     limits: Limits,
     idle_timeout: Duration,
     timings: Timings,
@@ -161,6 +165,8 @@ pub struct Deps {
     pub shutdown: Shutdown,
     /// Where each data thread beats.
     pub liveness: Liveness,
+    /// Where failures are kept.
+    pub failures: Failures,
 }
 
 /// The proxy port, bound and not yet served: bind every port, then start.
@@ -208,7 +214,7 @@ pub fn start(config: &Config, listeners: Listeners, deps: Deps) -> io::Result<Pr
 
 impl Shared {
     fn new(config: &Config, exits: Arc<dyn Exits>, deps: Deps) -> io::Result<Self> {
-        let Deps { authenticator, accounts, catalogue, destinations, metrics, shutdown, .. } = deps;
+        let Deps { authenticator, accounts, catalogue, destinations, metrics, shutdown, failures, .. } = deps;
         let limits =
             Limits { max_idle: config.max_idle_timeout, max_wait: config.start_timeout, ..Limits::default() };
         let timings = Timings::new(config.connect_timeout)
@@ -221,6 +227,7 @@ impl Shared {
             destinations,
             metrics,
             shutdown,
+            failures,
             limits,
             idle_timeout: config.idle_timeout,
             timings,

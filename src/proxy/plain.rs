@@ -145,6 +145,7 @@ async fn handle(
         Some(Refusal::Target(_)) | None => Kind::Http,
     };
     let mut record = Record::new(&thread.counters, kind, client.addr);
+    record.method = Some(request.method().clone());
     let done = if let Some(refusal) = refusal {
         Err(refused(&thread, &client, &request, refusal, &mut record).await)
     } else if connect {
@@ -181,18 +182,11 @@ async fn refused(
     }
 }
 
-fn refuse(
-    client: &Client,
-    error: &ProxyError,
-    connect: bool,
-    mut record: Record,
-    turn: Turn,
-) -> Response<Body> {
+fn refuse(client: &Client, error: &ProxyError, connect: bool, record: Record, turn: Turn) -> Response<Body> {
     // What has come behind a CONNECT that is refused may be a tunnel's first data: only the client knows.
     let close = closes(&client.connection, error) || (connect && client.pace.has_early());
-    record.status = error.code.status();
     let response = response::error_response(error, record.id, close);
-    record.finish(Outcome::Failed(error.code));
+    record.fail(error);
     response.map(|bytes| Body::own(bytes, turn))
 }
 

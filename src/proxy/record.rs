@@ -1,18 +1,20 @@
 //! One record for each request or tunnel, which both logs and counts it, at its end and however it ends.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::time::Instant;
 
-use super::error::Code;
+use super::error::{Code, ProxyError};
 use super::exits::Grant;
+use super::failures::{Failure, Shard};
 use super::target::Target;
+use super::trail::{Noted, Trail};
 use crate::accounts::Slot;
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
@@ -99,6 +101,31 @@ impl Outcome {
             Self::Idle => "idle",
         }
     }
+
+    /// What is told of it as a failure: the sentence, and what can be done. Nothing of what ends in good
+    /// order or by the client's own doing.
+    const fn told(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Failed(code) => Some(("refused", code.hint())),
+            Self::ClientGone => Some((
+                "the client hung up before there was an answer",
+                "give the client more time, or a username with wait-: the last step says what was waited for",
+            )),
+            Self::UpstreamReset => Some((
+                "the connection through the exit broke off",
+                "mostly the destination's doing; the exit's, if it happens to all destinations",
+            )),
+            Self::ExitGone => Some((
+                "the exit's pod went away and its tunnels with it",
+                "connect again: a new exit is started; kubectl describe tells why a pod went",
+            )),
+            Self::AccountGone => Some((
+                "the account was removed or disabled, and the time that its tunnels had is over",
+                "ask the operator",
+            )),
+            Self::Ok | Self::ClientReset | Self::Cut | Self::Idle => None,
+        }
+    }
 }
 
 /// The metrics that a data thread counts in, looked up once.
@@ -106,6 +133,7 @@ pub(super) struct Counters {
     /// All of them, for what is rare.
     pub(super) metrics: Arc<Metrics>,
     shutdown: Shutdown,
+    failures: Arc<Shard>,
     connect_ok: IntCounter,
     http_ok: IntCounter,
     warm: Histogram,
@@ -120,7 +148,7 @@ pub(super) struct Counters {
 
 impl Counters {
     /// Looks the metrics up.
-    pub(super) fn new(metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
+    pub(super) fn new(metrics: Arc<Metrics>, shutdown: Shutdown, failures: Arc<Shard>) -> Self {
         Self {
             connect_ok: metrics.requests.with_label_values(&["connect", "ok"]),
             http_ok: metrics.requests.with_label_values(&["http", "ok"]),
@@ -132,17 +160,18 @@ impl Counters {
             tunnels: metrics.tunnels_open.clone(),
             metrics,
             shutdown,
+            failures,
         }
     }
 
     /// Counts bytes that went through an exit.
     pub(super) fn bytes(&self, exit: &Exit, up: u64, down: u64) {
         if up > 0 {
-            exit.bytes_up.fetch_add(up, Ordering::Relaxed);
+            exit.traffic.add_up(up);
             self.bytes_up.inc_by(up);
         }
         if down > 0 {
-            exit.bytes_down.fetch_add(down, Ordering::Relaxed);
+            exit.traffic.add_down(down);
             self.bytes_down.inc_by(down);
         }
     }
@@ -160,6 +189,10 @@ pub(super) struct Record {
     pub(super) client: SocketAddr,
     /// When the request's head was complete.
     pub(super) started: Instant,
+    /// Its steps so far.
+    pub(super) trail: Trail,
+    /// The method of a request that hyper has read.
+    pub(super) method: Option<http::Method>,
     /// The account, once it has proved who it is.
     pub(super) account: Option<Arc<str>>,
     /// What it asks for.
@@ -176,7 +209,10 @@ pub(super) struct Record {
     pub(super) on_drop: Outcome,
     /// What it takes of its account's tunnels.
     pub(super) slot: Option<Slot>,
-    session: Option<Arc<str>>,
+    /// Name of the session's claim, once it matters.
+    pub(super) session: Option<Arc<str>>,
+    /// The answer that told a failure.
+    error: Option<Box<ProxyError>>,
     exit: Option<Arc<Exit>>,
     held: Option<Duration>,
     cold: bool,
@@ -186,12 +222,15 @@ pub(super) struct Record {
 impl Record {
     /// Begins a record.
     pub(super) fn new(counters: &Rc<Counters>, kind: Kind, client: SocketAddr) -> Self {
+        let started = Instant::now();
         Self {
             counters: Rc::clone(counters),
             id: RequestId::new(),
             kind,
             client,
-            started: Instant::now(),
+            started,
+            trail: Trail::new(started),
+            method: (kind == Kind::Connect).then_some(http::Method::CONNECT),
             account: None,
             selector: None,
             target: None,
@@ -201,6 +240,7 @@ impl Record {
             on_drop: Outcome::ClientGone,
             slot: None,
             session: None,
+            error: None,
             exit: None,
             held: None,
             cold: false,
@@ -242,6 +282,48 @@ impl Record {
         self.end(outcome);
     }
 
+    /// Ends the record of a request that got an error for an answer.
+    pub(super) fn fail(mut self, error: &ProxyError) {
+        self.status = error.code.status();
+        self.error = Some(Box::new(error.clone()));
+        self.end(Outcome::Failed(error.code));
+    }
+
+    /// Keeps what went wrong, for whoever asks.
+    fn keep(&mut self, outcome: Outcome) {
+        let Some((message, hint)) = outcome.told() else { return };
+        let error = self.error.take();
+        let (message, hint) = match error {
+            Some(error) => (error.message, error.hint),
+            None => (Cow::Borrowed(message), Cow::Borrowed(hint)),
+        };
+        let retryable = match outcome {
+            Outcome::Failed(code) => code.retryable(),
+            Outcome::ClientGone | Outcome::UpstreamReset | Outcome::ExitGone => true,
+            Outcome::Ok | Outcome::ClientReset | Outcome::AccountGone | Outcome::Cut | Outcome::Idle => false,
+        };
+        let took = self.started.elapsed();
+        let steps: Vec<Noted> = self.trail.take();
+        self.counters.failures.keep(Failure {
+            request_id: self.id.to_string().into_boxed_str(),
+            began: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
+            took,
+            account: self.account.clone(),
+            selector: self.selector.clone(),
+            session: self.session.clone(),
+            client: self.client,
+            method: self.method.clone(),
+            target: self.target.as_ref().map(|target| target.as_str().into()),
+            exit: self.exit.as_ref().map(|exit| (Arc::clone(&exit.pod), Arc::clone(&exit.server))),
+            code: outcome.as_str(),
+            status: (self.status > 0).then_some(self.status),
+            message,
+            hint,
+            retryable,
+            steps,
+        });
+    }
+
     fn end(&mut self, outcome: Outcome) {
         self.finished = true;
         let counters = &self.counters;
@@ -273,6 +355,7 @@ impl Record {
             duration_ms = millis(self.started.elapsed()),
             "request"
         );
+        self.keep(outcome);
     }
 }
 

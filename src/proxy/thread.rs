@@ -45,7 +45,11 @@ impl Thread {
     /// The state of a new thread.
     pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
         Rc::new(Self {
-            counters: Rc::new(Counters::new(Arc::clone(&shared.metrics), shared.shutdown.clone())),
+            counters: Rc::new(Counters::new(
+                Arc::clone(&shared.metrics),
+                shared.shutdown.clone(),
+                shared.failures.shard(),
+            )),
             buffers: Buffers::default(),
             wishes: RefCell::new(Wishes::new(
                 shared.catalogue.clone(),

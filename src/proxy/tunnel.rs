@@ -63,6 +63,7 @@ impl Tunnel {
         if record.status == 0 {
             record.status = 200;
         }
+        record.trail.opened();
         record.on_drop = Outcome::Cut;
         if write_all(&ends.client, &first).await.is_err() {
             record.finish(Outcome::ClientReset);

@@ -19,6 +19,7 @@ use super::gluetun::Refusal;
 use super::socket;
 use super::target::Target;
 use super::thread::Thread;
+use super::trail::{Step, Trail};
 use crate::session::Exit;
 
 /// Longest head of an answer.
@@ -71,28 +72,45 @@ pub(super) enum Answer {
 /// # Errors
 ///
 /// [`Failure`]: which of them another exit may mend.
-pub(super) async fn open(thread: &Rc<Thread>, exit: &Arc<Exit>, target: &Target) -> Result<Tunnel, Failure> {
+pub(super) async fn open(
+    thread: &Rc<Thread>,
+    exit: &Arc<Exit>,
+    target: &Target,
+    trail: &mut Trail,
+) -> Result<Tunnel, Failure> {
     let gone = thread.gone(exit);
     tokio::select! {
         biased;
         () = gone => Err(Failure::Gone),
-        opened = try_open(thread, exit, target) => opened,
+        opened = try_open(thread, exit, target, trail) => opened,
     }
 }
 
 /// Dials, and once more after each pause: short ones that do not grow much, since a pod that is ready
 /// and does not answer mostly does a moment later.
-async fn try_open(thread: &Rc<Thread>, exit: &Arc<Exit>, target: &Target) -> Result<Tunnel, Failure> {
+async fn try_open(
+    thread: &Rc<Thread>,
+    exit: &Arc<Exit>,
+    target: &Target,
+    trail: &mut Trail,
+) -> Result<Tunnel, Failure> {
     let timings = &thread.shared.timings;
     let mut pauses = timings.dial_pauses.iter();
     loop {
         match socket::connect(exit.proxy_addr, timings.dial).await {
-            Ok(stream) => match converse(thread, exit, target, stream).await? {
-                Some(tunnel) => return Ok(tunnel),
-                None => tracing::debug!(pod = %exit.pod, "the exit closed the connection without an answer"),
-            },
+            Ok(stream) => {
+                trail.step(Step::Dialled);
+                match converse(thread, exit, target, stream, trail).await? {
+                    Some(tunnel) => return Ok(tunnel),
+                    None => trail.step(Step::ExitClosed),
+                }
+                tracing::debug!(pod = %exit.pod, "the exit closed the connection without an answer");
+            }
             Err(error) if socket::is_exhausted(&error) => return Err(Failure::Answer(exhausted(&error))),
-            Err(error) => tracing::debug!(pod = %exit.pod, %error, "cannot connect to the exit"),
+            Err(error) => {
+                trail.note(Step::DialFailed, &error);
+                tracing::debug!(pod = %exit.pod, %error, "cannot connect to the exit");
+            }
         }
         match pauses.next() {
             Some(pause) => tokio::time::sleep(*pause).await,
@@ -114,20 +132,30 @@ async fn converse(
     exit: &Arc<Exit>,
     target: &Target,
     stream: TcpStream,
+    trail: &mut Trail,
 ) -> Result<Option<Tunnel>, Failure> {
     let shared = &thread.shared;
     let deadline = Instant::now() + shared.timings.connect;
     let answer = {
-        let mut answer = pin!(exchange(&stream, exit, target));
+        let mut answer = pin!(exchange(&stream, exit, target, || trail.step(Step::ConnectSent)));
         match timeout(shared.timings.silent, &mut answer).await {
-            Ok(answer) => answer,
+            Ok(answer) => Ok(answer),
             Err(_) => tokio::select! {
                 biased;
-                answer = &mut answer => answer,
-                dead = dead(thread, exit, deadline) => {
-                    return Err(if dead { Failure::Dead } else { Failure::Answer(silent(thread, target)) });
-                }
+                answer = &mut answer => Ok(answer),
+                dead = dead(thread, exit, deadline) => Err(dead),
             },
+        }
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(true) => {
+            trail.note(Step::ExitChecked, "silent, and its VPN is dead");
+            return Err(Failure::Dead);
+        }
+        Err(false) => {
+            trail.note(Step::ExitChecked, "silent, and its VPN is not known to be dead");
+            return Err(Failure::Answer(silent(thread, target)));
         }
     };
     match answer {
@@ -138,10 +166,12 @@ async fn converse(
             Ok(None)
         }
         Ok(Answer::Refused(Refusal::Protocol)) => {
+            trail.note(Step::Refused, "not as Gluetun refuses");
             tracing::error!(pod = %exit.pod, server = %exit.server, "the exit's proxy refuses the gateway's request");
             Err(Failure::Protocol(Refusal::Protocol.error(target)))
         }
         Ok(Answer::Refused(refusal)) => {
+            trail.step(Step::Refused);
             let dead =
                 refusal.may_be_dead() && shared.checks.verdict(exit, &shared.timings).await == Verdict::Dead;
             Err(if dead { Failure::Dead } else { Failure::Answer(refusal.error(target)) })
@@ -172,12 +202,18 @@ async fn dead(thread: &Rc<Thread>, exit: &Arc<Exit>, deadline: Instant) -> bool 
 /// When the exit cannot be reached or breaks off.
 pub(super) async fn ask(exit: &Exit, target: &Target, dial: Duration) -> io::Result<(TcpStream, Answer)> {
     let stream = socket::connect(exit.proxy_addr, dial).await?;
-    let answer = exchange(&stream, exit, target).await?;
+    let answer = exchange(&stream, exit, target, || {}).await?;
     Ok((stream, answer))
 }
 
-async fn exchange(stream: &TcpStream, exit: &Exit, target: &Target) -> io::Result<Answer> {
+async fn exchange(
+    stream: &TcpStream,
+    exit: &Exit,
+    target: &Target,
+    sent: impl FnOnce(),
+) -> io::Result<Answer> {
     send_head(stream, exit, target).await?;
+    sent();
     let mut bytes = Vec::with_capacity(1024);
     // Where the last head begins: there may be interim ones before it (RFC 9110, 15.2).
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! Times in usernames and in the accounts file: a whole number and a unit.
+//! Times in usernames, in the accounts file and in the management API: a whole number and a unit.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const DAY: u64 = 24 * HOUR;
 
 /// Why a value is not a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// A bare number: the vendors' mean minutes or seconds, so it is refused rather than guessed.
     NoUnit,
     /// Anything else.
@@ -17,7 +17,10 @@ pub(crate) enum Fault {
 
 /// Reads `30s`, `5m`, `2h` or `7d`. Numbers beyond any range come out as `Duration::MAX`, for the
 /// caller to refuse.
-pub(crate) fn parse(text: &str) -> Result<Duration, Fault> {
+///
+/// # Errors
+/// As [`Fault`] says.
+pub fn parse(text: &str) -> Result<Duration, Fault> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).ok_or(Fault::Form)?;
     if number.is_empty() {
@@ -36,7 +39,8 @@ pub(crate) fn parse(text: &str) -> Result<Duration, Fault> {
 }
 
 /// Writes a time in the largest unit that divides it.
-pub(crate) fn text(duration: Duration) -> String {
+#[must_use]
+pub fn text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     for (unit, name) in [(DAY, "d"), (HOUR, "h"), (MINUTE, "m")] {
         if seconds > 0 && seconds.is_multiple_of(unit) {

@@ -159,6 +159,17 @@ impl SelectError {
         }
     }
 
+    /// Whether another server list might not give it.
+    pub(super) fn is_about_the_list(&self) -> bool {
+        match self {
+            Self::NoSuchCountry { .. }
+            | Self::NoSuchCity { .. }
+            | Self::NoSuchServer { .. }
+            | Self::NoServers => true,
+            Self::BadParameter { .. } | Self::BadCombination { .. } | Self::Forbidden { .. } => false,
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> String {

@@ -21,6 +21,12 @@ use crate::identity::Account;
 /// Longest username: what SOCKS5 can carry (RFC 1929).
 pub const MAX_USERNAME: usize = 255;
 
+/// What an `idle` may be: the gateway's own maximum is checked when the username is resolved.
+pub const IDLE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(86_400));
+
+/// What a `ttl` may be.
+pub const TTL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(7 * 86_400));
+
 /// Longest value.
 const MAX_VALUE: usize = 64;
 
@@ -293,10 +299,10 @@ fn set(params: &mut Params, key: Key, value: &str) -> Result<(), GrammarError> {
             let mode = modes.into_iter().find(|mode| mode.as_str().eq_ignore_ascii_case(value));
             params.mode = Some(mode.ok_or_else(|| missing(key, value, "write mode-flex or mode-strict"))?);
         }
-        Key::Idle => params.idle = Some(time(key, value, 30, 86_400)?),
-        Key::Ttl => params.ttl = Some(time(key, value, 60, 7 * 86_400)?),
+        Key::Idle => params.idle = Some(time(key, value, IDLE)?),
+        Key::Ttl => params.ttl = Some(time(key, value, TTL)?),
         // The gateway's own maximum is checked when the username is resolved.
-        Key::Wait => params.wait = Some(time(key, value, 0, u64::MAX)?),
+        Key::Wait => params.wait = Some(time(key, value, (Duration::ZERO, Duration::MAX))?),
     }
     Ok(())
 }
@@ -309,8 +315,7 @@ fn missing(key: Key, value: &str, cure: &str) -> GrammarError {
     GrammarError::BadValue { key, value: value.to_owned(), cure: cure.to_owned() }
 }
 
-fn time(key: Key, value: &str, least: u64, most: u64) -> Result<Duration, GrammarError> {
-    let (least, most) = (Duration::from_secs(least), Duration::from_secs(most));
+fn time(key: Key, value: &str, (least, most): (Duration, Duration)) -> Result<Duration, GrammarError> {
     match duration::parse(value) {
         Ok(time) if time < least => {
             Err(missing(key, value, &format!("write at least {}-{}", key.as_str(), duration::text(least))))

@@ -4,7 +4,7 @@
 //! username and [`resolve`] against the current catalogue; the session area and the controller use
 //! [`SessionKey`] and read it back from a claim with [`SessionKey::parse_canonical`].
 
-pub(crate) mod duration;
+pub mod duration;
 mod error;
 mod grammar;
 mod key;
@@ -14,7 +14,7 @@ mod resolve;
 
 pub use crate::servers::{CityId, CountryId, Hostname, Place};
 pub use error::{GrammarError, SelectError};
-pub use grammar::{Key, MAX_USERNAME, Params, Username};
+pub use grammar::{IDLE, Key, MAX_USERNAME, Params, TTL, Username};
 pub use key::{CanonicalError, Mode, PoolName, SessionKey, SessionName};
 pub use places::{PlaceRule, PlaceRules, Places};
 pub use resolve::{Lifetimes, Limits, Scope, check_place, resolve, resolve_within};

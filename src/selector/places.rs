@@ -228,6 +228,17 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_only_stands_in_forbids_nothing() {
+        let (places, default) = (rules(Some(&["server-not-in-it"]), &[]), Params::default());
+        let owner = Account::parse("alice").unwrap();
+        let scope = Scope { owner: &owner, default: &default, places: &places, sessions: true };
+        let username = Username::parse("alice").unwrap();
+        let built_in = crate::servers::built_in().unwrap();
+        let error = resolve_within(&username, &built_in, &Limits::default(), &scope).unwrap_err();
+        assert_eq!(error.code(), "control_plane_unavailable");
+    }
+
+    #[test]
     fn a_wish_is_resolved_within_the_policy() {
         let catalogue = Catalogue::parse(LIST).unwrap();
         let (places, default) =

@@ -98,8 +98,15 @@ pub fn resolve_within(
         });
     }
     let from = if params.names_place() { params } else { scope.default };
-    let place = place(from, catalogue)?;
+    // That a place is not in a list that only stands in means nothing: the right one will tell.
+    let place = place(from, catalogue).map_err(|error| {
+        let unknown = error.is_about_the_list() && catalogue.is_stand_in();
+        if unknown { SelectError::NoServers } else { error }
+    })?;
     if let Err(hint) = scope.places.permit(&place, catalogue) {
+        if catalogue.is_stand_in() {
+            return Err(SelectError::NoServers);
+        }
         return Err(SelectError::Forbidden {
             message: format!("this account may not use {}", selector_of(&place)),
             hint,

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::iso;
 use super::list::{self, CatalogueError, Record, Server};
 use super::names::{CityId, CountryId, Hostname, Place, slug};
+use super::origin::{Origin, SourceKind};
 
 /// The VPN servers that exits can be made on. Immutable: a new list is a new catalogue. The default is
 /// the empty one, which stands in until a list has come.
@@ -28,6 +29,7 @@ pub struct Catalogue {
     skipped: usize,
     merged: usize,
     fingerprint: [u8; 32],
+    origin: Option<Origin>,
 }
 
 /// A country of the catalogue.
@@ -96,6 +98,26 @@ impl Catalogue {
             ));
         }
         Ok(catalogue)
+    }
+
+    /// The same catalogue, from there.
+    #[must_use]
+    pub fn from_origin(mut self, origin: Origin) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
+    /// Where it came from and when; none for the empty one, and for one that nobody published.
+    #[must_use]
+    pub fn origin(&self) -> Option<Origin> {
+        self.origin
+    }
+
+    /// Whether it only stands in until the list of the pods' image is known: that a place is not in it
+    /// then means nothing.
+    #[must_use]
+    pub fn is_stand_in(&self) -> bool {
+        self.is_empty() || self.origin.is_some_and(|origin| origin.source == SourceKind::BuiltIn)
     }
 
     /// Every server, in the list's order.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use super::origin::{Origin, SourceKind};
 use super::{Catalogue, CatalogueError};
 
 /// Largest list that is read. Gluetun's whole file, of all providers, has some 20 MiB.
@@ -47,9 +48,13 @@ pub enum LoadError {
 /// When the file cannot be read (or is larger than 64 MiB), or is not a usable list.
 pub fn load(source: &Source) -> Result<Catalogue, LoadError> {
     match source {
-        Source::Text(text) => Ok(Catalogue::parse(text)?),
-        Source::File(path) => Ok(Catalogue::parse(&read(path)?)?),
+        Source::Text(text) => Ok(Catalogue::parse(text)?.from_origin(Origin::now(SourceKind::Variable))),
+        Source::File(path) => Ok(file(&read(path)?)?),
     }
+}
+
+fn file(text: &str) -> Result<Catalogue, CatalogueError> {
+    Ok(Catalogue::parse(text)?.from_origin(Origin::now(SourceKind::File)))
 }
 
 fn read(path: &Path) -> Result<String, LoadError> {
@@ -67,7 +72,7 @@ fn read(path: &Path) -> Result<String, LoadError> {
 /// Publishes a new catalogue each time that the file's content changes. It is polled: a mounted
 /// ConfigMap changes by swapping a symlink two levels up, which a watch on the file does not survive. On
 /// any mistake the old catalogue stays, with one log line and one call of `on_mistake` for each new mistake.
-pub async fn watch_file(
+pub(super) async fn watch_file(
     path: PathBuf,
     tx: watch::Sender<Arc<Catalogue>>,
     interval: Duration,
@@ -109,13 +114,31 @@ pub async fn watch_file(
     }
 }
 
+/// Reads the file again, publishes its list if it has changed, and says which one is in use.
+pub(super) async fn read_again(
+    path: &Path,
+    published: &watch::Sender<Arc<Catalogue>>,
+) -> Result<Arc<Catalogue>, String> {
+    let current = *published.borrow().fingerprint();
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || reload(&path, &current)).await;
+    match read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())? {
+        Some(catalogue) => {
+            let catalogue = Arc::new(catalogue);
+            published.send_replace(Arc::clone(&catalogue));
+            Ok(catalogue)
+        }
+        None => Ok(Arc::clone(&published.borrow())),
+    }
+}
+
 /// The file's catalogue, if its content is another than the current one's.
 fn reload(path: &Path, current: &[u8; 32]) -> Result<Option<Catalogue>, LoadError> {
     let text = read(path)?;
     if <[u8; 32]>::from(Sha256::digest(&text)) == *current {
         return Ok(None);
     }
-    Ok(Some(Catalogue::parse(&text)?))
+    Ok(Some(file(&text)?))
 }
 
 #[cfg(test)]

@@ -199,7 +199,7 @@ impl NewClaim<'_> {
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {
-                lease_duration_seconds: Some(i32::try_from(self.idle.as_secs().max(1)).unwrap_or(i32::MAX)),
+                lease_duration_seconds: Some(duration_seconds(self.idle)),
                 lease_transitions: Some(0),
                 renew_time: Some(micro_time(self.now)),
                 ..LeaseSpec::default()
@@ -288,6 +288,19 @@ pub fn renewal(uid: &str, renewed: SystemTime, older: &[i32], now: SystemTime) -
         patch["metadata"]["annotations"][key] = format_time(now).into();
     }
     patch
+}
+
+/// A merge patch that pins the claim with `uid`: from then on it lives until it is deleted. `idle` only
+/// says how often its activity is written.
+pub fn pinning(uid: &str, idle: Duration, now: SystemTime) -> Value {
+    json!({
+        "metadata": { "uid": uid, "annotations": { annotation::PINNED: "true" } },
+        "spec": { "renewTime": micro_time(now), "leaseDurationSeconds": duration_seconds(idle) },
+    })
+}
+
+fn duration_seconds(idle: Duration) -> i32 {
+    i32::try_from(idle.as_secs().max(1)).unwrap_or(i32::MAX)
 }
 
 /// A merge patch by which a replica asks that the exit of a transition be replaced.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use tokio::time::Instant;
 
 use super::api::{ApiError, ForbiddenKind, Verb, call, missing_right};
@@ -30,12 +30,14 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How often a starting pod's health server is asked. A question costs a loopback or one-hop
 /// connection; the answer decides how long a held request waits after the VPN is up.
-const PROBE_PERIOD: Duration = Duration::from_millis(10);
+pub(super) const PROBE_PERIOD: Duration = Duration::from_millis(10);
 /// The same, once the start has taken longer than a start usually does.
 const PROBE_PERIOD_LATE: Duration = Duration::from_millis(100);
 const PROBE_LATE: Duration = Duration::from_secs(10);
 /// A SYN dropped during firewall set-up costs this, not the kernel's second.
-const PROBE_LIMIT: Duration = Duration::from_millis(250);
+pub(super) const PROBE_LIMIT: Duration = Duration::from_millis(250);
+/// How long the deletion of a claim that nobody wants is tried.
+const DELETE_FOR: Duration = Duration::from_secs(600);
 
 /// Looks after one session while anyone waits for it.
 pub(super) struct Ensure {
@@ -55,7 +57,21 @@ impl Ensure {
                 break;
             }
         }
+        if self.entry.is_abandoned() && self.entry.waiters() == 0 {
+            self.give_up().await;
+        }
         self.shared.table.forget(&self.entry.key);
+    }
+
+    /// Deletes the claim of a session that nobody will ask for again. By its name alone: a creation whose
+    /// answer was lost may have made one that was never seen.
+    async fn give_up(&self) {
+        if delete_claim(&self.shared, &self.leases, &self.entry.name, None).await {
+            if let Some(claim) = self.entry.state().claim() {
+                self.gone(claim);
+            }
+            tracing::info!(session = %self.entry.name, "start given up, claim deleted");
+        }
     }
 
     async fn hold(&self) {
@@ -74,7 +90,7 @@ impl Ensure {
                 self.shared.metrics.cold_start_seconds.observe(at.elapsed().as_secs_f64());
                 self.shared.metrics.cold_starts.with_label_values(&["ready"]).inc();
             }
-            if !first && self.entry.waiters() == 0 {
+            if self.entry.waiters() == 0 && (!first || self.entry.is_abandoned()) {
                 return;
             }
             let round = self.entry.rounds();
@@ -299,8 +315,39 @@ pub(super) async fn renew(
     }
 }
 
+/// Deletes a claim of which nobody must be left to know. Tries for as long as the API server may be away;
+/// tells whether it is gone. Should it not be, the leader ends it as any that nobody renews, unless it is
+/// pinned.
+pub(super) async fn delete_claim(
+    shared: &Shared,
+    leases: &Api<Lease>,
+    name: &str,
+    uid: Option<&str>,
+) -> bool {
+    let params = match uid {
+        Some(uid) => DeleteParams::default()
+            .preconditions(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        None => DeleteParams::default(),
+    };
+    let begun = Instant::now();
+    let mut pause = RETRY.0;
+    loop {
+        match call(&shared.metrics, Verb::Delete, CALL_LIMIT, leases.delete(name, &params)).await {
+            // A conflict is another uid: the one that was meant is gone.
+            Ok(_) | Err(ApiError::NotFound | ApiError::Conflict) => return true,
+            Err(error) if begun.elapsed() > DELETE_FOR => {
+                tracing::error!(session = name, %error, "a claim that nobody wants could not be deleted");
+                return false;
+            }
+            Err(error) => tracing::debug!(session = name, %error, "deletion of a claim failed"),
+        }
+        pause = (pause * 2).min(RETRY.1);
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// Puts the answer to a request of our own into the index.
-fn apply(shared: &Shared, lease: &Lease) {
+pub(super) fn apply(shared: &Shared, lease: &Lease) {
     match Claim::read(lease) {
         Ok(claim) => shared.index().apply_claim(&shared.table, claim, false),
         Err(error) => tracing::warn!(%error, "not a claim of ours"),

@@ -9,6 +9,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::secret::Secret;
 
+/// Bytes of one claim through this replica, whichever of its exits they went through: what was relayed so
+/// far, tunnels that are open included.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts bytes towards the exit.
+    pub fn add_up(&self, bytes: u64) {
+        self.up.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes towards clients.
+    pub fn add_down(&self, bytes: u64) {
+        self.down.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes towards the exit and towards clients.
+    pub fn get(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
+    }
+}
+
 /// A VPN pod that bytes can leave from.
 #[derive(Debug)]
 pub struct Exit {
@@ -37,10 +62,8 @@ pub struct Exit {
     pub gone: CancellationToken,
     /// Requests and tunnels of this replica that use it now.
     pub(super) active: AtomicUsize,
-    /// Bytes relayed towards the exit.
-    pub bytes_up: AtomicU64,
-    /// Bytes relayed towards clients.
-    pub bytes_down: AtomicU64,
+    /// Where the bytes through it are counted.
+    pub traffic: Arc<Traffic>,
     /// Whether its proxy has ever reached its own check address: without that, a later silence proves
     /// nothing.
     pub reached_check: AtomicBool,
@@ -68,8 +91,7 @@ impl Exit {
             city: Arc::from("Stockholm"),
             gone: CancellationToken::new(),
             active: AtomicUsize::new(0),
-            bytes_up: AtomicU64::new(0),
-            bytes_down: AtomicU64::new(0),
+            traffic: Arc::default(),
             reached_check: AtomicBool::new(false),
         })
     }

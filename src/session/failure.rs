@@ -135,6 +135,8 @@ pub mod code {
     pub const CAPACITY_FULL: &str = "capacity_full";
     /// A ResourceQuota of the namespace is reached.
     pub const QUOTA_FULL: &str = "quota_full";
+    /// Each server that the session may have is in use by another pod.
+    pub const SERVER_IN_USE: &str = "server_in_use";
     /// Too many claims wait for a pod.
     pub const QUEUE_FULL: &str = "queue_full";
     /// The gateway lacks a right in the cluster.
@@ -150,9 +152,10 @@ pub mod code {
     /// The leader knows no such account: it was removed, or is newer than the leader's files.
     pub const ACCOUNT_UNKNOWN: &str = "account_unknown";
     /// All of them.
-    pub const ALL: [&str; 9] = [
+    pub const ALL: [&str; 10] = [
         CAPACITY_FULL,
         QUOTA_FULL,
+        SERVER_IN_USE,
         QUEUE_FULL,
         FORBIDDEN,
         UNAVAILABLE,

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::SystemTime;
 
 use base64::Engine;
@@ -14,8 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::{Claim, ReasonKind};
-use super::exit::Exit;
-use super::pod::{HEALTH_PORT, PROXY_PORT, PodView, Stage};
+use super::exit::{Exit, Traffic};
+use super::pod::{Binding, HEALTH_PORT, PROXY_PORT, PodView, Stage};
 use super::table::{PodLogin, State, Table};
 use crate::secret::Secret;
 use crate::selector::SessionKey;
@@ -29,10 +29,16 @@ pub(super) struct Index {
     pods_of: HashMap<String, HashSet<String>>,
     /// Exits by the pod's uid: one for a pod's whole life, since tunnels and counters hang on it.
     exits: HashMap<String, Arc<Exit>>,
+    /// What went through the exits of each claim, by the claim's uid.
+    traffic: HashMap<String, Arc<Traffic>>,
     /// Uids of pods whose health server has said 200 to this replica.
     healthy: HashSet<String>,
     /// Uids of pods that this replica does not use any more, whatever they say.
     condemned: HashSet<String>,
+    /// Names of the pods that serve claims, by the user of their own credentials.
+    users: HashMap<String, String>,
+    /// Uids of pods that this replica has destroyed: they are told of no more while they end.
+    destroyed: HashSet<String>,
     /// Claims that this replica made and that no watch has shown yet.
     unseen: HashSet<String>,
     /// Uids of claims that a request of our own found gone: a watch event that is older must not bring
@@ -83,6 +89,7 @@ impl Index {
         self.unseen.remove(name);
         table.entry(&claim.key).publish(State::Absent);
         self.close_exits_of(table, name, uid);
+        self.traffic.remove(uid);
         table.forget(&claim.key);
     }
 
@@ -121,10 +128,14 @@ impl Index {
         let claim = pod.binding.as_ref().map(|binding| binding.claim.clone());
         if let Some(claim) = &claim {
             self.pods_of.entry(claim.clone()).or_default().insert(pod.name.clone());
+            if let Some(user) = &pod.user {
+                self.users.insert(user.clone(), pod.name.clone());
+            }
         }
         self.pods.insert(pod.name.clone(), Arc::new(pod));
         if let Some(claim) = claim {
             self.publish(table, &claim);
+            table.logins_changed.notify_waiters();
         }
     }
 
@@ -134,6 +145,11 @@ impl Index {
         self.pods.remove(name);
         self.healthy.remove(uid);
         self.condemned.remove(uid);
+        self.destroyed.remove(uid);
+        if let Some(user) = pod.user.as_ref().filter(|user| self.users.get(*user).is_some_and(|n| n == name))
+        {
+            self.users.remove(user);
+        }
         self.close_exit(table, uid);
         if let Some(binding) = &pod.binding {
             if let Some(names) = self.pods_of.get_mut(&binding.claim) {
@@ -155,6 +171,7 @@ impl Index {
             .filter(|pod| !listed.contains(pod.uid.as_str()))
             .map(|pod| (pod.name.clone(), pod.uid.clone()))
             .collect();
+        self.destroyed.retain(|uid| listed.contains(uid.as_str()));
         for (name, uid) in vanished {
             self.remove_pod(table, &name, &uid);
         }
@@ -186,14 +203,55 @@ impl Index {
         }
     }
 
+    /// This replica has destroyed the pod: nothing uses it or tells of it from now on.
+    pub(super) fn mark_destroyed(&mut self, table: &Table, name: &str, uid: &str) {
+        self.close_exit(table, uid);
+        // Also one that the watch has yet to show.
+        self.destroyed.insert(uid.to_owned());
+        let Some(pod) = self.pods.get(name).filter(|pod| pod.uid == uid).cloned() else { return };
+        self.condemned.insert(pod.uid.clone());
+        if let Some(binding) = &pod.binding {
+            self.publish(table, &binding.claim);
+        }
+    }
+
     /// Whether a watch has shown the claim since this replica made it.
     pub(super) fn is_seen(&self, name: &str) -> bool {
         !self.unseen.contains(name)
     }
 
     /// Every pod of ours.
-    pub(super) fn pods(&self) -> Vec<Arc<PodView>> {
-        self.pods.values().cloned().collect()
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Arc<PodView>> {
+        self.pods.values()
+    }
+
+    /// The pod of that name.
+    pub(super) fn pod(&self, name: &str) -> Option<&Arc<PodView>> {
+        self.pods.get(name)
+    }
+
+    /// Whether the pod is ending, by its own word or because this replica has destroyed it.
+    pub(super) fn is_ending(&self, pod: &PodView) -> bool {
+        pod.stage == Stage::Terminating || self.destroyed.contains(&pod.uid)
+    }
+
+    /// Whether the claim has gone on to a newer exit than this pod.
+    pub(super) fn is_superseded(&self, binding: &Binding) -> bool {
+        self.claims
+            .get(&binding.claim)
+            .is_some_and(|claim| claim.uid == binding.claim_uid && claim.transition > binding.transition)
+    }
+
+    /// The pod with these credentials, if all that it lacks is that this replica has seen it healthy:
+    /// another replica may have, long before the kubelet says so.
+    pub(super) fn unproven(&self, user: &str, password: &Secret) -> Option<Arc<PodView>> {
+        let pod = self.pods.get(self.users.get(user)?)?;
+        let good = pod.password.as_ref().is_some_and(|known| known == password);
+        let may_be = pod.stage == Stage::Running
+            && pod.ip.is_some()
+            && !self.condemned.contains(&pod.uid)
+            && !self.is_usable(pod);
+        (good && may_be).then(|| Arc::clone(pod))
     }
 
     /// How many claims there are.
@@ -208,6 +266,34 @@ impl Index {
             .filter(|exit| exit.transition < claim.transition && exit.active() > 0)
             .map(|exit| exit.transition)
             .collect()
+    }
+
+    /// Every claim.
+    pub(super) fn claim_values(&self) -> impl Iterator<Item = &Arc<Claim>> {
+        self.claims.values()
+    }
+
+    /// The claim of that name.
+    pub(super) fn claim(&self, name: &str) -> Option<&Arc<Claim>> {
+        self.claims.get(name)
+    }
+
+    /// The pods that serve no claim that is there, save for those that are ending.
+    pub(super) fn unclaimed(&self) -> impl Iterator<Item = &Arc<PodView>> {
+        self.pods.values().filter(|pod| !self.is_ending(pod)).filter(|pod| {
+            let claim = pod.binding.as_ref().and_then(|b| Some((b, self.claims.get(&b.claim)?)));
+            claim.is_none_or(|(binding, claim)| claim.uid != binding.claim_uid)
+        })
+    }
+
+    /// The pods of a claim, older ones included, save for those that are ending.
+    pub(super) fn pods_of<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a Arc<PodView>> {
+        self.bound_pods(claim).filter(|pod| !self.is_ending(pod))
+    }
+
+    /// Bytes of a claim towards its exits and towards clients.
+    pub(super) fn traffic(&self, claim_uid: &str) -> (u64, u64) {
+        self.traffic.get(claim_uid).map_or((0, 0), |traffic| traffic.get())
     }
 
     fn bound_pods<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a Arc<PodView>> {
@@ -282,8 +368,7 @@ impl Index {
             city: pod.city.as_str().into(),
             gone: CancellationToken::new(),
             active: AtomicUsize::new(0),
-            bytes_up: AtomicU64::new(0),
-            bytes_down: AtomicU64::new(0),
+            traffic: Arc::clone(self.traffic.entry(binding.claim_uid.clone()).or_default()),
             reached_check: AtomicBool::new(false),
         });
         self.exits.insert(pod.uid.clone(), Arc::clone(&exit));

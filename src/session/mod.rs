@@ -10,17 +10,25 @@ mod exit;
 pub mod failure;
 mod feed;
 mod index;
+mod login;
+pub mod manage;
 pub mod pod;
 pub mod probe;
+mod progress;
 mod renewal;
 mod sessions;
+mod start;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod view;
 pub(crate) mod watch;
 
-pub use exit::Exit;
+pub use exit::{Exit, Traffic};
 pub use failure::{AcquireError, FailureClass};
 pub use feed::{Driver, sessions};
+pub use manage::Manager;
+pub use progress::Progress;
 pub use sessions::{Acquired, Fault, Sessions};
+pub use start::{StartError, Started};
 pub use table::{WAITERS, WAITERS_PER_SESSION};

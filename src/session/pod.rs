@@ -86,6 +86,8 @@ pub struct PodView {
     pub binding: Option<Binding>,
     /// Hostname of the VPN server (annotation, else `SERVER_HOSTNAMES` of its environment).
     pub server: Option<String>,
+    /// Key of the server in the management API (annotation), as it was when the pod was made.
+    pub server_key: Option<String>,
     /// Country and city, for people.
     pub country: String,
     /// City, for people; empty where there is none.
@@ -126,6 +128,7 @@ impl PodView {
             uid: meta.uid.clone().unwrap_or_default(),
             id: meta.labels.as_ref().and_then(|l| l.get(POD_ID_LABEL)).cloned().unwrap_or_default(),
             server: note(annotation::SERVER).or_else(|| env("SERVER_HOSTNAMES").filter(|s| !s.is_empty())),
+            server_key: note(annotation::SERVER_KEY),
             country: note(annotation::COUNTRY).unwrap_or_default(),
             city: note(annotation::CITY).unwrap_or_default(),
             ip: status.and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
@@ -140,6 +143,11 @@ impl PodView {
             created: meta.creation_timestamp.as_ref().map(|t| SystemTime::from(t.0)),
             name,
         }
+    }
+
+    /// The id by which the management API knows it: its label, else its name.
+    pub fn public_id(&self) -> &str {
+        if self.id.is_empty() { &self.name } else { &self.id }
     }
 
     /// Whether it counts against the limit: all but those that have finished, terminating ones included.

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,9 @@ use super::claim::{Reason, ReasonKind, Replace};
 use super::exit::Exit;
 use super::failure::{AcquireError, FailureClass, code};
 use super::index::Index;
+use super::login::WAITING_LOGINS;
 use super::pod::PodView;
+use super::progress::{Follow, Progress};
 use super::table::{Activity, ControlError, Crowded, Entry, State, Table, WAITERS, WAITERS_PER_SESSION};
 use crate::identity::Account;
 use crate::metrics::Metrics;
@@ -82,6 +84,8 @@ pub(super) struct Shared {
     /// Whether both watches have delivered their first lists.
     pub(super) synced: watch::Sender<bool>,
     pub(super) idle_timeout: Duration,
+    /// Places for those who wait until a pod's credentials are known.
+    pub(super) logins: Semaphore,
     /// How long the last cold starts took, for `Retry-After`.
     starts: Mutex<Vec<Duration>>,
 }
@@ -130,6 +134,21 @@ impl Sessions {
         lifetimes: &Lifetimes,
         deadline: Instant,
     ) -> Result<Acquired, AcquireError> {
+        self.acquire_telling(key, lifetimes, deadline, &mut |_| {}).await
+    }
+
+    /// As [`Sessions::acquire`]; `tell` hears what happens meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`AcquireError`] says.
+    pub async fn acquire_telling(
+        &self,
+        key: &SessionKey,
+        lifetimes: &Lifetimes,
+        deadline: Instant,
+        tell: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Acquired, AcquireError> {
         if let Some(acquired) = self.hit(key) {
             return Ok(acquired);
         }
@@ -140,12 +159,15 @@ impl Sessions {
         let entry = &waiter.entry;
         let mut state = entry.subscribe();
         self.ensure(entry);
+        let mut follow = Follow::default();
         loop {
             let now = state.borrow_and_update().clone();
+            let control = entry.control_error();
+            follow.see(&now, control.as_ref(), tell);
             if let Some((claim, exit, activity)) = entry.usable() {
                 return Ok(acquired(exit, claim.expires, activity, Some(begun.elapsed())));
             }
-            if let Some(error) = outcome(&now, entry.control_error()) {
+            if let Some(error) = outcome(&now, control) {
                 return Err(error);
             }
             if deadline <= begun {
@@ -185,9 +207,10 @@ impl Sessions {
         let _ = self.0.commands.send(Command::Replace { entry, claim_uid, replace });
     }
 
-    /// Every pod of ours that the watch has shown, foreign ones included.
+    /// Every pod of ours that the watch has shown, foreign ones included, save for those that are ending.
     pub fn pods(&self) -> Vec<Arc<PodView>> {
-        self.0.index().pods()
+        let index = self.0.index();
+        index.pods().filter(|pod| !index.is_ending(pod)).cloned().collect()
     }
 
     /// Sets the gauges that are counted when they are read. Pods by state are the leader's to count.
@@ -215,7 +238,7 @@ impl Sessions {
         self.0.table.waiting()
     }
 
-    fn ensure(&self, entry: &Arc<Entry>) {
+    pub(super) fn ensure(&self, entry: &Arc<Entry>) {
         use std::sync::atomic::Ordering;
         if !entry.ensuring.swap(true, Ordering::AcqRel) {
             let _ = self.0.commands.send(Command::Ensure(Arc::clone(entry)));
@@ -237,13 +260,14 @@ impl Shared {
             closing: CancellationToken::new(),
             synced: watch::channel(false).0,
             idle_timeout,
+            logins: Semaphore::new(WAITING_LOGINS),
             starts: Mutex::default(),
         };
         (Arc::new(shared), receiver)
     }
 }
 
-fn acquired(
+pub(super) fn acquired(
     exit: Arc<Exit>,
     expires: Option<SystemTime>,
     activity: Activity,
@@ -259,7 +283,7 @@ fn acquired(
     }
 }
 
-fn queue_full(crowded: Crowded) -> AcquireError {
+pub(super) fn queue_full(crowded: Crowded) -> AcquireError {
     let message = match crowded {
         Crowded::Session => format!("{WAITERS_PER_SESSION} requests wait for this session already"),
         Crowded::Gateway => format!("{WAITERS} requests wait already"),
@@ -268,7 +292,7 @@ fn queue_full(crowded: Crowded) -> AcquireError {
 }
 
 /// The error that a state means for everyone who waits, whatever time they have left.
-fn outcome(state: &State, control: Option<ControlError>) -> Option<AcquireError> {
+pub(super) fn outcome(state: &State, control: Option<ControlError>) -> Option<AcquireError> {
     match (state, control) {
         (State::Rejected { reason, .. }, _) => Some(rejected(reason)),
         (State::Lost { .. }, _) => Some(AcquireError::ExitLost),
@@ -282,7 +306,9 @@ fn outcome(state: &State, control: Option<ControlError>) -> Option<AcquireError>
 fn rejected(reason: &Reason) -> AcquireError {
     let message = reason.message.clone();
     match reason.code.as_str() {
-        code::CAPACITY_FULL | code::QUOTA_FULL => AcquireError::CapacityFull { message },
+        code::CAPACITY_FULL | code::QUOTA_FULL | code::SERVER_IN_USE => {
+            AcquireError::CapacityFull { message }
+        }
         code::QUEUE_FULL => AcquireError::QueueFull { message },
         code::FORBIDDEN => AcquireError::ControlPlaneForbidden { message },
         code::UNAVAILABLE => AcquireError::ControlPlaneUnavailable,
@@ -305,7 +331,7 @@ fn unwilling(state: &State, retry_after: Duration) -> AcquireError {
 }
 
 /// What a request is told whose time is over.
-fn timed_out(state: &State, control: Option<ControlError>) -> AcquireError {
+pub(super) fn timed_out(state: &State, control: Option<ControlError>) -> AcquireError {
     match (waiting_reason(state), control) {
         (Some(reason), _) if is_full(reason) => {
             AcquireError::CapacityFull { message: reason.message.clone() }
@@ -315,19 +341,24 @@ fn timed_out(state: &State, control: Option<ControlError>) -> AcquireError {
     }
 }
 
-fn waiting_reason(state: &State) -> Option<&Reason> {
-    let State::Waiting { claim, .. } = state else { return None };
+pub(super) fn waiting_reason(state: &State) -> Option<&Reason> {
+    let State::Waiting { claim, pod } = state else { return None };
     let reason = claim.reason.as_ref()?;
-    matches!(reason.kind, ReasonKind::Waiting | ReasonKind::Retrying).then_some(reason)
+    match reason.kind {
+        // Whoever has a pod does not wait for one any more, though the claim says so until that is up.
+        ReasonKind::Waiting => pod.is_none().then_some(reason),
+        ReasonKind::Retrying => Some(reason),
+        ReasonKind::Rejected | ReasonKind::Lost => None,
+    }
 }
 
-fn is_full(reason: &Reason) -> bool {
+pub(super) fn is_full(reason: &Reason) -> bool {
     reason.kind == ReasonKind::Waiting
-        && matches!(reason.code.as_str(), code::CAPACITY_FULL | code::QUOTA_FULL)
+        && matches!(reason.code.as_str(), code::CAPACITY_FULL | code::QUOTA_FULL | code::SERVER_IN_USE)
 }
 
 /// Runs `end` when dropped, whichever way a wait ends.
-fn scopeguard(end: impl Fn()) -> impl Drop {
+pub(super) fn scopeguard(end: impl Fn()) -> impl Drop {
     struct Guard<F: Fn()>(F);
     impl<F: Fn()> Drop for Guard<F> {
         fn drop(&mut self) {

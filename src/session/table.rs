@@ -70,6 +70,8 @@ pub(super) struct Entry {
     pub(super) waiters_changed: Notify,
     /// Set while a task makes and holds the claim for those who wait.
     pub(super) ensuring: AtomicBool,
+    /// Set when nobody will ever ask for this session again: its claim is to go with those who wait.
+    abandoned: AtomicBool,
     /// When the session was last used, in milliseconds since the clock's start.
     last_used: AtomicU64,
     /// Until when a hit need not renew the claim first, in milliseconds since the clock's start.
@@ -114,6 +116,7 @@ impl Entry {
             rounds: AtomicUsize::new(0),
             waiters_changed: Notify::new(),
             ensuring: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             fresh_until: AtomicU64::new(0),
             control_error: std::sync::Mutex::default(),
@@ -175,6 +178,15 @@ impl Entry {
         (!exit.gone.is_cancelled()).then(|| (expires, Activity::new(Arc::clone(self), Arc::clone(exit))))
     }
 
+    /// Notes that nobody will ever ask for this session again.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
     pub(super) fn is_fresh(&self) -> bool {
         self.clock.now() < self.fresh_until.load(Ordering::Relaxed)
     }
@@ -199,6 +211,12 @@ impl Entry {
         } else {
             self.last_used.load(Ordering::Relaxed)
         }
+    }
+
+    /// For how long nobody has used the session here; none if nobody ever has.
+    pub(super) fn unused_for(&self) -> Option<Duration> {
+        let used = self.last_used();
+        (used > 0).then(|| Duration::from_millis(self.clock.now().saturating_sub(used)))
     }
 
     pub(super) fn touch(&self) {
@@ -317,6 +335,8 @@ pub(super) struct Table {
     entries: DashMap<SessionKey, Arc<Entry>>,
     logins: DashMap<String, PodLogin>,
     waiting: Arc<AtomicUsize>,
+    /// Told when a pod's credentials have become known, or its pod has changed.
+    pub(super) logins_changed: Notify,
     pub(super) clock: Clock,
 }
 
@@ -326,6 +346,7 @@ impl Table {
             entries: DashMap::new(),
             logins: DashMap::new(),
             waiting: Arc::default(),
+            logins_changed: Notify::new(),
             clock: Clock { start: Instant::now() },
         }
     }
@@ -378,6 +399,7 @@ impl Table {
     /// Makes a pod's own credentials known.
     pub(super) fn log_in(&self, user: &str, login: PodLogin) {
         self.logins.insert(user.to_owned(), login);
+        self.logins_changed.notify_waiters();
     }
 
     /// Forgets the credentials of an exit that is gone.

@@ -19,17 +19,17 @@ use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
 
-const UID: &str = "6d9f0f2e-1f7e-4a53-9a51-0d5f6a1b2c3d";
+pub(super) const UID: &str = "6d9f0f2e-1f7e-4a53-9a51-0d5f6a1b2c3d";
 
-struct World {
-    sessions: Sessions,
-    shared: Arc<Shared>,
-    commands: mpsc::UnboundedReceiver<Command>,
+pub(super) struct World {
+    pub(super) sessions: Sessions,
+    pub(super) shared: Arc<Shared>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
     version: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (shared, commands) = Shared::new(Arc::new(Metrics::new().unwrap()), Duration::from_secs(300));
         Self { sessions: Sessions(Arc::clone(&shared)), shared, commands, version: 1 }
     }
@@ -54,11 +54,11 @@ impl World {
         self.shared.index().apply_claim(&self.shared.table, claim, true);
     }
 
-    fn claim(&mut self) {
+    pub(super) fn claim(&mut self) {
         self.claim_with(|_| {});
     }
 
-    fn pod(&mut self, transition: i32, ready: bool) -> PodView {
+    pub(super) fn pod(&mut self, transition: i32, ready: bool) -> PodView {
         let view = PodView::read(&pod(transition, ready));
         self.shared.index().apply_pod(&self.shared.table, view.clone());
         view
@@ -77,7 +77,7 @@ fn key() -> SessionKey {
     SessionKey::parse_canonical("demo-country-se").unwrap()
 }
 
-fn pod(transition: i32, ready: bool) -> Pod {
+pub(super) fn pod(transition: i32, ready: bool) -> Pod {
     let name = pod_name(UID, transition);
     serde_json::from_value(json!({
         "metadata": {
@@ -301,7 +301,8 @@ async fn what_the_leader_says_wakes_those_who_wait() {
 async fn when_the_time_is_over_the_last_reason_is_told() {
     for (code, expected) in [
         ("capacity_full", AcquireError::CapacityFull { message: "because of capacity_full".into() }),
-        ("server_in_use", AcquireError::StartTimeout { last: Some("because of server_in_use".into()) }),
+        ("server_in_use", AcquireError::CapacityFull { message: "because of server_in_use".into() }),
+        ("no_server", AcquireError::StartTimeout { last: Some("because of no_server".into()) }),
     ] {
         let mut world = World::new();
         world.claim_with(|lease| annotate(lease, note::REASON, reason(ReasonKind::Waiting, code, 0)));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, PostParams};
 use serde_json::json;
 
@@ -21,6 +21,7 @@ use super::control;
 use super::gluetun::{self, Gluetun};
 use super::kubelet::{self, Cidr, Kubelet, ProcessRuntime, Runtime};
 use crate::controller::manifest::{ADDRESSES, PRIVATE_KEY, SECRET};
+use crate::servers;
 
 /// How long the cluster may take to store the VPN key.
 const SEED_LIMIT: Duration = Duration::from_secs(10);
@@ -84,8 +85,8 @@ pub enum ClusterError {
     /// The kubelet could not be started.
     #[error(transparent)]
     Kubelet(#[from] kubelet::StartError),
-    /// The VPN key could not be stored.
-    #[error("cannot store the VPN key in the embedded cluster: {0}")]
+    /// The VPN key, or what else an installation has, could not be stored.
+    #[error("cannot store what the gateway needs in the embedded cluster: {0}")]
     Seed(String),
 }
 
@@ -135,6 +136,7 @@ impl Cluster {
         let client = kube::Client::try_from(api.client_config(&namespace))
             .map_err(|error| ClusterError::Client(Box::new(error)))?;
         store_key(client.clone(), &namespace).await?;
+        create_list_map(client.clone(), &namespace).await?;
         let image = gluetun::Options { start: pod_start, hosts, ..gluetun::Options::default() };
         let gluetun = Arc::new(Gluetun::new(image));
         let (runtime, look_alike): (Arc<dyn Runtime>, _) = match pod_command {
@@ -203,6 +205,22 @@ pub async fn store_key(client: kube::Client, namespace: &str) -> Result<(), Clus
     .map_err(|error| ClusterError::Seed(error.to_string()))?;
     let secrets: Api<Secret> = Api::namespaced(client, namespace);
     match tokio::time::timeout(SEED_LIMIT, secrets.create(&PostParams::default(), &secret)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(ClusterError::Seed(error.to_string())),
+        Err(_) => Err(ClusterError::Seed(format!("no answer within {} s", SEED_LIMIT.as_secs()))),
+    }
+}
+
+/// Creates the empty ConfigMap that the gateway keeps its server list in, as the manifests do.
+///
+/// # Errors
+///
+/// When it cannot be created.
+pub async fn create_list_map(client: kube::Client, namespace: &str) -> Result<(), ClusterError> {
+    let mut map = ConfigMap::default();
+    map.metadata.name = Some(servers::CONFIG_MAP.to_owned());
+    let maps: Api<ConfigMap> = Api::namespaced(client, namespace);
+    match tokio::time::timeout(SEED_LIMIT, maps.create(&PostParams::default(), &map)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(ClusterError::Seed(error.to_string())),
         Err(_) => Err(ClusterError::Seed(format!("no answer within {} s", SEED_LIMIT.as_secs()))),

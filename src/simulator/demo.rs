@@ -84,6 +84,8 @@ impl Demo {
     pub async fn start(options: DemoOptions, metrics: Option<Arc<Metrics>>) -> Result<Self, DemoError> {
         let dir = OwnDir::create()?;
         let namespace = options.cluster.namespace.clone();
+        // A command in place of the look-alike prints no list; the look-alike does, as a Job.
+        let list = options.cluster.pod_command.as_ref().map_or("", |_| SERVERS_JSON);
         let cluster = Cluster::start(options.cluster).await?;
         let kubeconfig = options.kubeconfig_out.unwrap_or_else(|| dir.path.join("kubeconfig"));
         write_kubeconfig(&kubeconfig, &cluster)?;
@@ -99,7 +101,7 @@ impl Demo {
             ("POD_NAME", "gluetun-gateway-demo".to_owned()),
             ("IDLE_TIMEOUT", humantime::format_duration(options.idle_timeout).to_string()),
             ("INSTANCE_LIMIT", options.instance_limit.to_string()),
-            ("SERVERS_JSON", SERVERS_JSON.to_owned()),
+            ("SERVERS_JSON", list.to_owned()),
             // Whoever ends it waits for it.
             ("DRAIN_DELAY", "0s".to_owned()),
             ("DRAIN_TIMEOUT", "2s".to_owned()),

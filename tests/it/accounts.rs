@@ -209,15 +209,12 @@ on_both! {
         let one = world.gateway(&settings("gateway-1")).await;
         let two = world.gateway(&settings("gateway-2")).await;
         let mut tunnel = one.connect("alice-country-se", "echo-origin.test:7").await.unwrap();
+        let status = crate::support::http::get(one.admin, "/status").await.json();
+        let pod = status.as_object().unwrap().values().next().unwrap();
+        let (user, password) = (pod["username"].as_str().unwrap(), pod["password"].as_str().unwrap());
         let mut other = two.connect("alice-country-us", "echo-origin.test:7").await.unwrap();
         let mut bobs = two.connect("bob-country-se", "echo-origin.test:7").await.unwrap();
-        let status = crate::support::http::get(one.admin, "/status").await.json();
-        let pod = status.as_object().unwrap().values().find(|pod| pod["country"] == "USA").cloned();
-        let (user, password) = match &pod {
-            Some(pod) => (pod["username"].as_str().unwrap().to_owned(), pod["password"].as_str().unwrap().to_owned()),
-            None => panic!("{status}"),
-        };
-        assert!(connect(one.proxy, &user, &password, "whoami.test:80").await.is_ok());
+        assert!(connect(one.proxy, user, password, "whoami.test:80").await.is_ok());
 
         mount.publish(&[("users", &users_without(&world, &["alice"])), ("accounts", "defaults: {max_tunnels: 9}")]);
         for gateway in [&one, &two] {
@@ -226,7 +223,7 @@ on_both! {
             })
             .await;
         }
-        assert_eq!(connect(one.proxy, &user, &password, "whoami.test:80").await.unwrap_err().status, 407);
+        assert_eq!(connect(one.proxy, user, password, "whoami.test:80").await.unwrap_err().status, 407);
         tunnel.closed().await;
         other.closed().await;
         eventually("alice's sessions and pods to go", || async {

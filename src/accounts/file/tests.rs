@@ -89,6 +89,7 @@ accounts:
         "line 11, column 3: '_x' is a name of the gateway's own",
         "line 13, column 3: this is no name of an account: an account name has only a-z",
         "line 15, column 12: there is no share group 'taem': did you mean 'team'?",
+        "line 16, column 5: exits are shared, and so is 'places'",
         "line 16, column 13: 'places' has fields, not a list: write allow, deny",
         "line 19, column 5: exits are shared, and so is 'max_sessions': write it under groups, team",
         "line 20, column 5: exits are shared, and so is 'places'",

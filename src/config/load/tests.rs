@@ -51,6 +51,7 @@ fn only_the_users_file_is_required() {
     assert!(config.firewall_input_ports.is_empty());
     assert_eq!((config.drain_delay, config.drain_timeout), (secs(5), secs(25)));
     assert_eq!(config.servers, None);
+    assert_eq!(config.servers_refresh, secs(DAY));
     assert_eq!(config.log_format, LogFormat::Json);
     assert!(config.identity.starts_with("localhost-"), "{}", config.identity);
     assert!(config.data_threads >= 1);
@@ -60,12 +61,23 @@ fn only_the_users_file_is_required() {
 }
 
 #[test]
+fn the_list_is_refreshed_never_or_not_too_often() {
+    assert_eq!(load(&[("SERVERS_REFRESH", "0")]).unwrap().servers_refresh, secs(0));
+    assert_eq!(load(&[("SERVERS_REFRESH", "1m")]).unwrap().servers_refresh, secs(60));
+    assert_eq!(
+        mistakes(&[("SERVERS_REFRESH", "59s")]),
+        "SERVERS_REFRESH: 59s is less than 1m; write at least that, or 0 for never"
+    );
+}
+
+#[test]
 fn every_setting_is_taken() {
     let key = base64::engine::general_purpose::STANDARD.encode([7; 32]);
     let config = load(&[
         ("PROXY_ADDR", "[::1]:3128"),
         ("ADMIN_ADDR", "127.0.0.1:0"),
         ("ADMIN_TOKEN", "0123456789abcdef, fedcba9876543210"),
+        ("CORS_ORIGINS", "https://maps.example http://10.0.0.1:5000"),
         ("K8S_NAMESPACE", "vpn"),
         ("POD_NAME", "gluetun-gateway-abc"),
         ("INSTANCE_LIMIT", "12"),
@@ -105,6 +117,8 @@ fn every_setting_is_taken() {
     assert_eq!(config.proxy_addr, "[::1]:3128".parse().unwrap());
     assert_eq!(config.admin_tokens.len(), 2);
     assert_eq!(config.admin_tokens[1].expose(), "fedcba9876543210");
+    assert_eq!(config.admin_token_file, None);
+    assert_eq!(config.cors_origins, ["https://maps.example", "http://10.0.0.1:5000"]);
     assert_eq!(config.namespace, "vpn");
     assert_eq!(config.identity, "gluetun-gateway-abc");
     assert_eq!(config.idle_timeout, secs(2));
@@ -128,6 +142,7 @@ fn all_mistakes_are_told_at_once_and_each_names_its_variable() {
         ("PROXY_ADDR", ":8080"),
         ("ADMIN_ADDR", "localhost"),
         ("ADMIN_TOKEN", "short"),
+        ("CORS_ORIGINS", "maps.example"),
         ("K8S_NAMESPACE", "Not_A_Name"),
         ("INSTANCE_LIMIT", "-1"),
         ("IDLE_TIMEOUT", "300"),
@@ -164,6 +179,42 @@ fn all_mistakes_are_told_at_once_and_each_names_its_variable() {
     }
     let text = error.to_string();
     assert_eq!(text.lines().count(), bad.len(), "one line each: {text}");
+}
+
+#[test]
+fn origins_are_what_browsers_send() {
+    let origins = |value| load(&[("CORS_ORIGINS", value)]).map(|config| config.cors_origins);
+    let default = ["http://localhost:5000", "http://127.0.0.1:5000"];
+    assert_eq!(load(&[]).unwrap().cors_origins, default);
+    assert_eq!(origins("").unwrap(), default);
+    assert_eq!(origins("*").unwrap(), ["*"]);
+    assert!(origins("None").unwrap().is_empty());
+    let bad = [
+        "*,http://a.example",
+        "http://a.example/",
+        "http://a.example/x",
+        "http://u:p@a.example",
+        "a.example",
+        "//a",
+    ];
+    for bad in bad {
+        let error = origins(bad).unwrap_err().to_string();
+        assert!(error.contains("is not an origin"), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn tokens_may_come_from_a_file_which_is_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens");
+    std::fs::write(&path, "# the screenshots\n0123456789abcdef\n# the map\nfedcba9876543210\n").unwrap();
+    let config = load(&[("ADMIN_TOKEN_FILE", path.to_str().unwrap())]).unwrap();
+    assert_eq!(config.admin_tokens.len(), 2);
+    assert_eq!(config.admin_token_file.as_deref(), Some(path.as_path()));
+    std::fs::write(&path, "# none\n").unwrap();
+    assert!(
+        mistakes(&[("ADMIN_TOKEN_FILE", path.to_str().unwrap())]).contains("ADMIN_TOKEN: holds no token")
+    );
 }
 
 #[test]

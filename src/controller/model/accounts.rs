@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 
 use super::world::{Event, World};
 use crate::accounts::{Owner, Owners};
+use crate::controller::action::Action;
 use crate::identity::Account;
 use crate::selector::PlaceRules;
 use crate::session::claim::{Claim, ReasonKind};
@@ -88,7 +89,8 @@ impl World {
         owner.as_str() == REMOVED && end.is_some_and(|end| end <= self.now)
     }
 
-    /// The names of an owner's sessions with a live pod, and of those that have had an exit and go on.
+    /// The names of an owner's sessions with a live pod; and those with the ones whose pod is on its way, and
+    /// those that have had an exit and go on.
     fn sessions_of(&self, owner: &Account) -> (BTreeSet<String>, BTreeSet<String>) {
         let pods = self.api.pods.values().filter(|pod| pod.ours && pod.facts.view.is_live());
         let pods = pods.filter(|pod| pod.facts.view.owner.as_ref() == Some(owner));
@@ -97,7 +99,11 @@ impl World {
         let goes_on =
             |claim: &&Claim| claim.key.account == *owner && (claim.ready.is_some() || claim.transition > 0);
         let claims = self.api.claims.values().filter(goes_on).map(|claim| claim.name.clone());
-        let all = live.iter().cloned().chain(claims).collect();
+        let on_their_way = self.calls.values().filter_map(|call| match &call.action {
+            Action::CreatePod(new) if new.claim.key.account == *owner => Some(new.claim.name.clone()),
+            _ => None,
+        });
+        let all = live.iter().cloned().chain(claims).chain(on_their_way).collect();
         (live, all)
     }
 
@@ -121,6 +127,8 @@ impl World {
 
     /// Somebody is told that his quota is full.
     pub(super) fn check_over_quota(&mut self, claim: &Claim, kind: ReasonKind) {
+        // Full since its last change, perhaps.
+        self.check_quotas();
         let owner = &claim.key.account;
         self.counts.count("session over its quota");
         if kind != ReasonKind::Rejected {

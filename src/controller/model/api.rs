@@ -269,7 +269,7 @@ impl World {
             match why {
                 ClaimEnd::Idle => self.counts.count("claim reaped as idle"),
                 ClaimEnd::Unwanted => self.counts.count("unwanted claim deleted"),
-                ClaimEnd::Rejected | ClaimEnd::PinnedLost | ClaimEnd::AccountGone => {}
+                ClaimEnd::Rejected | ClaimEnd::PinnedLost | ClaimEnd::Expired | ClaimEnd::AccountGone => {}
             }
             return;
         };
@@ -277,7 +277,7 @@ impl World {
             ClaimEnd::Idle => true,
             // Who could not renew for so long because the API server was away has to begin anew.
             ClaimEnd::Unwanted => self.now - last < Duration::from_secs(14),
-            ClaimEnd::Rejected | ClaimEnd::PinnedLost | ClaimEnd::AccountGone => false,
+            ClaimEnd::Rejected | ClaimEnd::PinnedLost | ClaimEnd::Expired | ClaimEnd::AccountGone => false,
         };
         if wrong {
             self.fail(format!("{} ({}) is in use and was deleted: {why:?}", claim.name, claim.key));
@@ -312,6 +312,7 @@ fn new_pod(name: &str, uid: &str, binding: Option<Binding>, server: &str) -> Pod
             owner: None,
             binding,
             server: Some(server.to_owned()),
+            server_key: None,
             country: String::new(),
             city: String::new(),
             ip: None,

@@ -64,7 +64,7 @@ pub(super) struct Leader {
 pub(super) struct Call {
     pub(super) leader: usize,
     term: u64,
-    action: Action,
+    pub(super) action: Action,
     outcome: Option<Outcome>,
     /// It fails before it takes effect.
     fails: bool,
@@ -378,6 +378,8 @@ impl World {
         };
         let at = self.now + wait;
         self.calls.insert(call, Call { leader, term, action, outcome: None, fails, at, given_up: false });
+        // A creation on its way fills a quota, whatever becomes of it.
+        self.check_quotas();
         self.at(at, Event::Effect { call });
     }
 

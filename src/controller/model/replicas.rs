@@ -182,7 +182,6 @@ impl World {
         let claim = Claim {
             duration: template.duration,
             ttl: template.ttl,
-            pinned: template.pinned,
             no_wait: template.no_wait,
             renewed: wall,
             created: self.wall(0),
@@ -240,6 +239,12 @@ impl World {
                 return Some(self.millis(300, 1000));
             }
             self.counts.count("exit in use");
+            if self.sessions[session].pinned
+                && let Some(mut claim) = self.api.claims.get(&name).cloned()
+            {
+                claim.pinned = true;
+                self.put_claim(claim);
+            }
             let until = self.now + self.millis(1000, 90_000);
             self.say(|| format!("replica {replica} uses {pod} for {name}"));
             let state = State::Tunnel { pod, transition: claim.transition, until };

@@ -39,6 +39,9 @@ impl Brain {
                 return;
             }
         }
+        if self.end_if_expired(claim, plan) {
+            return;
+        }
         if self.is_forbidden(claim, pod) {
             self.lose(claim, &pod_ref(pod), LostWhy::Forbidden, true, plan);
             return;
@@ -84,8 +87,11 @@ impl Brain {
     }
 
     /// Whether the claim's owner may no longer have an exit on the pod's server. Of a server that the list
-    /// does not have any more nothing is known.
+    /// does not have any more nothing is known, nor anything by a list that only stands in.
     fn is_forbidden(&self, claim: &Claim, pod: &PodFacts) -> bool {
+        if self.catalogue.is_stand_in() {
+            return false;
+        }
         let server = pod.view.server.as_deref().and_then(|hostname| self.catalogue.by_hostname(hostname));
         server.is_some_and(|server| !self.policy.allows(&claim.key.account, server))
     }
@@ -134,7 +140,8 @@ impl Brain {
         if self.first_told(claim) {
             self.tell(Story::Lost { pod: pod.clone(), claim: Arc::clone(claim), why });
         }
-        if claim.pinned {
+        // Nobody could ask for another: its owner knows the credentials of that very pod.
+        if claim.pinned || claim.key.account.is_api() {
             self.delete_claim(claim, true, ClaimEnd::PinnedLost, plan);
             return;
         }
@@ -207,6 +214,18 @@ impl Brain {
         self.patch_claim(claim, patch, plan);
     }
 
+    /// Ends a session of the management API whose exit is past its `ttl`: there are no new requests that
+    /// could be given another exit. Tells whether it does.
+    fn end_if_expired(&mut self, claim: &Arc<Claim>, plan: &mut Plan) -> bool {
+        let Some(expires) = claim.expires.filter(|_| claim.key.account.is_api()) else { return false };
+        let left = expires.duration_since(plan.now.wall).unwrap_or_default();
+        if plan.due(plan.now.mono + left) {
+            self.delete_claim(claim, false, ClaimEnd::Expired, plan);
+            return true;
+        }
+        false
+    }
+
     /// Whether somebody is seen to want the claim's exit.
     fn is_wanted(&self, claim: &Claim, plan: &mut Plan) -> bool {
         let until = self.seen.claims.get(&claim.uid).and_then(|seen| seen.wanted_until(claim));
@@ -229,10 +248,11 @@ impl Brain {
     }
 }
 
-/// Whether the claim's current exit has been in use, for all that is known: `maybe` when this leader has
+/// Whether the claim's current exit has been in use, for all that is known. It is pinned only once it is
+/// up, so that a pinned one always has been. `maybe` when this leader has
 /// seen its VPN up, or has not seen all of its pod's life. For a strict session that is enough, since
 /// replicas may have used it before the claim could say so, and its address must not change; for others
 /// it is a start that failed, and those are counted.
 fn was_in_use(claim: &Claim, maybe: bool) -> bool {
-    claim.ready == Some(claim.transition) || (maybe && claim.key.mode == Mode::Strict)
+    claim.ready == Some(claim.transition) || claim.pinned || (maybe && claim.key.mode == Mode::Strict)
 }

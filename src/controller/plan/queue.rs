@@ -106,7 +106,7 @@ impl Brain {
                     Choice::InUse => {
                         pressed = true;
                         let text = "every server of this place is in use by another exit".to_owned();
-                        Some((code::CAPACITY_FULL, text))
+                        Some((code::SERVER_IN_USE, text))
                     }
                     Choice::Forbidden => {
                         let text = "this account may use no server of this place";

@@ -37,7 +37,7 @@ async fn a_tunnel_from_end_to_end() {
     assert_eq!(gateway.metrics().tunnels_open.get(), 0);
     assert_eq!(gateway.metrics().bytes.with_label_values(&["up"]).get(), 5);
     assert_eq!(gateway.metrics().bytes.with_label_values(&["down"]).get(), 5);
-    assert_eq!(pod.exit.bytes_up.load(std::sync::atomic::Ordering::Relaxed), 5);
+    assert_eq!(pod.exit.traffic.get().0, 5);
     assert_eq!(
         pod.heads(),
         ["CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\nProxy-Authorization: Basic \

@@ -20,11 +20,12 @@ use crate::drain::Shutdown;
 use crate::identity::{Account, Authenticator, Users};
 use crate::metrics::Metrics;
 use crate::proxy::Destinations;
+use crate::proxy::failures::Failures;
 use crate::readiness::Liveness;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
 use crate::servers::Catalogue;
-use crate::session::{AcquireError, Exit, Fault};
+use crate::session::{AcquireError, Exit, Fault, Progress};
 
 const SERVERS: &str = r#"[
     {"vpn": "wireguard", "country": "Sweden", "city": "Stockholm", "hostname": "se-sto-wg-001", "wgpubkey": "k", "ips": ["1.2.3.4"]},
@@ -111,6 +112,7 @@ impl Exits for Table {
         key: &'a SessionKey,
         lifetimes: &'a Lifetimes,
         deadline: Instant,
+        _tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>> {
         struct Waiter<'a>(&'a Table);
         impl Drop for Waiter<'_> {
@@ -147,6 +149,10 @@ impl Exits for Table {
         self.state.borrow().ready.as_ref().filter(|_| good).map(|exit| grant(exit, None))
     }
 
+    fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>> {
+        Box::pin(std::future::ready(self.by_pod_credentials(user, password)))
+    }
+
     fn pod_owner(&self, user: &str) -> Option<Account> {
         (user == "pod.abc").then(|| Account::parse("demo").unwrap())
     }
@@ -169,6 +175,8 @@ fn config() -> Config {
         accounts_file: None,
         account_drain_timeout: std::time::Duration::from_secs(25),
         admin_tokens: Vec::new(),
+        admin_token_file: None,
+        cors_origins: Vec::new(),
         namespace: "test".to_owned(),
         identity: "test".to_owned(),
         instance_limit: 5,
@@ -180,6 +188,7 @@ fn config() -> Config {
         exit_ipv6: false,
         tun_device: TunDevice::None,
         gluetun_image: String::new(),
+        pod_template: None,
         vpn_provider: "mullvad".to_owned(),
         vpn_type: "wireguard".to_owned(),
         firewall_input_ports: Vec::new(),
@@ -195,6 +204,7 @@ fn config() -> Config {
         forwarding_headers: Default::default(),
         data_threads: 2,
         servers: None,
+        servers_refresh: Duration::ZERO,
         log_level: "info".to_owned(),
         log_format: LogFormat::Text,
     }
@@ -260,6 +270,7 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             shutdown: shutdown.clone(),
             liveness: liveness.clone(),
+            failures: Failures::new(2),
         };
         let mut shared = Shared::new(&config, exits, deps).unwrap();
         change(&mut shared);

@@ -173,6 +173,21 @@ fn pools_and_an_empty_list() {
     assert_eq!(empty("a-country-any-session-x").unwrap().0.canonical(), "a-session-x");
 }
 
+#[test]
+fn a_place_that_the_built_in_list_lacks_may_yet_be_there() {
+    use crate::servers::{Origin, SourceKind};
+    let of = |source, text: &str| {
+        let list = catalogue().from_origin(Origin::now(source));
+        resolve(&Username::parse(text).unwrap(), &list, &Limits::default())
+    };
+    for text in ["a-country-atlantis", "a-country-se-city-atlantis", "a-server-xx-1"] {
+        assert_eq!(of(SourceKind::BuiltIn, text).unwrap_err(), SelectError::NoServers, "{text}");
+        assert_ne!(of(SourceKind::Job, text).unwrap_err(), SelectError::NoServers, "{text}");
+    }
+    assert!(of(SourceKind::BuiltIn, "a-country-se").is_ok());
+    assert_eq!(of(SourceKind::BuiltIn, "a-pool-blue").unwrap_err().code(), "bad_parameter");
+}
+
 mod properties {
     use proptest::prelude::*;
     use proptest::sample::select;

@@ -175,6 +175,111 @@ fn hostnames_in_every_spelling() {
     assert!(Catalogue::default().hostnames_near("x", 3).is_empty());
 }
 
+mod properties {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Any JSON, with the fields of records more often than others.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,50}".prop_map(Value::from),
+            "(wireguard|openvpn|se-[a-z]{0,3}-wg-[0-9]{0,3}|Sweden|Malmö|New York NY)".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 64, 8, move |inner| {
+            let name = prop_oneof![
+                3 => "(servers|mullvad|vpn|country|city|hostname|wgpubkey|ips)".prop_map(String::from),
+                1 => ".{0,8}".prop_map(String::from),
+            ];
+            let object = vec((name, inner.clone()), 0..8);
+            prop_oneof![
+                vec(inner, 0..8).prop_map(Value::from),
+                object.prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// What holds of every list that is taken.
+    fn is_sound(catalogue: &Catalogue, records: usize) {
+        assert!(
+            !catalogue.is_empty() && catalogue.len() + catalogue.skipped() + catalogue.merged() <= records
+        );
+        let of_countries: usize = catalogue.countries().iter().map(Country::server_count).sum();
+        assert_eq!(of_countries, catalogue.len());
+        for server in catalogue.servers() {
+            let found = catalogue.by_hostname(server.hostname.as_str()).unwrap();
+            assert_eq!(found.hostname, server.hostname);
+            assert!(catalogue.by_key(&server.key).is_some(), "{}", server.key);
+            assert_eq!(catalogue.candidates(&Place::server(server.hostname.clone())).count(), 1);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,200}") {
+            Catalogue::parse(&text).ok();
+        }
+
+        #[test]
+        fn no_json_panics_and_what_is_taken_is_sound(value in any_json()) {
+            if let Ok(catalogue) = Catalogue::parse(&value.to_string()) {
+                is_sound(&catalogue, 100_000);
+            }
+        }
+
+        /// Records of every kind of strangeness, whole and cut off anywhere.
+        #[test]
+        fn strange_records_are_left_out_and_truncated_lists_refused(
+            records in vec(
+                (
+                    "[a-c.]{0,3}(-[a-z]{1,3}){0,2}",
+                    "(Sweden|Curaçao|USA|日本|.{0,60}|)",
+                    "(Malmö|New York NY|.{0,60}|)",
+                    0_u8..4,
+                ),
+                1..20,
+            ),
+            cut in 0.0..1.0_f64,
+        ) {
+            let record = |(hostname, country, city, kind): &(String, String, String, u8)| match kind {
+                0 => json!({"vpn": "wireguard", "hostname": hostname, "country": country, "city": city}),
+                1 => json!({"wgpubkey": "k", "hostname": hostname, "country": country}),
+                2 => json!({"vpn": "openvpn", "hostname": hostname, "country": country, "city": city}),
+                _ => json!({"vpn": "wireguard", "hostname": hostname, "country": country, "city": 7, "ips": null}),
+            };
+            let text = Value::from(records.iter().map(record).collect::<Vec<_>>()).to_string();
+            if let Ok(catalogue) = Catalogue::parse(&text) {
+                is_sound(&catalogue, records.len());
+            }
+            if let Some(part) = text.get(..(text.len() as f64 * cut) as usize) {
+                prop_assert!(matches!(Catalogue::parse(part), Err(CatalogueError::Json(_))));
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_servers_are_read_whole() {
+    let record = |n: usize| {
+        let (country, city) = (n % 90, n % 700);
+        format!(
+            r#"{{"vpn":"wireguard","country":"Land {country}","city":"Ort {city}","hostname":"x{n}-wg"}}"#
+        )
+    };
+    let text = format!("[{}]", (0..10_000).map(record).collect::<Vec<_>>().join(","));
+    let catalogue = Catalogue::parse(&text).unwrap();
+    assert_eq!((catalogue.len(), catalogue.countries().len(), catalogue.skipped()), (10_000, 90, 0));
+    // The same hostname twice counts once.
+    let twice = format!("[{},{}]", record(1), record(1));
+    let catalogue = Catalogue::parse(&twice).unwrap();
+    assert_eq!((catalogue.len(), catalogue.merged()), (1, 1));
+}
+
 #[test]
 fn a_city_whose_name_cannot_be_an_id_is_left_out() {
     let long = "x".repeat(50);

@@ -1,15 +1,16 @@
 //! Deletion: preconditions, the grace period of pods, finalizers. A pod that a kubelet may be running
 //! stays, marked, until that kubelet deletes it with no grace; everything else goes at once.
 //!
-//! There is no garbage collector, as there is none in an API server: `propagationPolicy` is checked and
-//! has no effect.
+//! There is no garbage collector, as there is none in an API server: of the values of `propagationPolicy`
+//! only `Orphan` has an effect here, which is to cut a job's pods off from it. It is what a job's deletion
+//! means when it names no policy (`DefaultGarbageCollectionPolicy` of the job strategy).
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::age;
-use super::json::{metadata, text};
+use super::json::{list, metadata, text};
 use super::prepare::{bump_generation, has_finalizers, is_finished};
 use super::resources::Kind;
 use super::router::Query;
@@ -25,6 +26,7 @@ pub(super) struct DeleteOptions {
     grace: Option<i64>,
     uid: Option<String>,
     version: Option<String>,
+    policy: String,
 }
 
 impl DeleteOptions {
@@ -64,7 +66,13 @@ impl DeleteOptions {
             let error = FieldError::unsupported("propagationPolicy", policy, &valid);
             return Err(Failure::invalid_as("meta.k8s.io", "DeleteOptions", "", &[error]));
         }
+        options.policy = policy;
         Ok(options)
+    }
+
+    /// Whether the pods of a job stay when it goes.
+    fn orphans(&self) -> bool {
+        matches!(self.policy.as_str(), "Orphan" | "")
     }
 
     fn check(&self, kind: Kind, name: &str, object: &Object) -> Result<(), Failure> {
@@ -146,8 +154,10 @@ pub(super) fn delete(store: &Store, place: Place<'_>, options: &DeleteOptions) -
             }
             Step::Remove => {
                 if let Ok(object) = commit(current.version, Commit::Remove(current.value.clone())) {
-                    if kind == Kind::Namespace {
-                        empty(store, name)?;
+                    match kind {
+                        Kind::Namespace => empty(store, name)?,
+                        Kind::Job if options.orphans() => orphan(store, namespace, &object),
+                        _ => {}
                     }
                     return Ok(Deleted::Gone(object));
                 }
@@ -221,6 +231,28 @@ fn pod_step(pod: &Value, options: &DeleteOptions) -> Step {
     let grace = if running { wanted.unwrap_or(own) } else { 0 };
     let marked = mark(pod, grace);
     if grace == 0 { Step::MarkAndRemove(marked) } else { Step::Mark(marked) }
+}
+
+/// Cuts the pods of a job that is gone off from it, as the garbage collector does for a policy of `Orphan`:
+/// they stay until somebody deletes them.
+fn orphan(store: &Store, namespace: &str, job: &Object) {
+    let uid = &job.value["metadata"]["uid"];
+    let owned = |pod: &Value| list(pod, &["metadata", "ownerReferences"]).iter().any(|o| o["uid"] == *uid);
+    let Ok(snapshot) = store.snapshot(Kind::Pod, Some(namespace), None) else { return };
+    for pod in snapshot.objects.iter().filter(|pod| owned(&pod.value)) {
+        let name = text(&pod.value, &["metadata", "name"]);
+        while let Some(current) = store.get(Kind::Pod, namespace, name).filter(|now| owned(&now.value)) {
+            let mut freed = current.value.clone();
+            if let Some(owners) =
+                metadata(&mut freed).get_mut("ownerReferences").and_then(Value::as_array_mut)
+            {
+                owners.retain(|owner| owner["uid"] != *uid);
+            }
+            if store.commit(Kind::Pod, namespace, name, Some(current.version), Commit::Put(freed)).is_ok() {
+                break;
+            }
+        }
+    }
 }
 
 /// Deletes what a namespace held: the part of a namespace controller.

@@ -37,6 +37,10 @@ pub(super) struct Printed {
 }
 
 impl Printed {
+    pub(super) fn of(text: &str, code: i32) -> Self {
+        Self { lines: text.lines().map(str::to_owned).collect(), code }
+    }
+
     fn failed(error: impl Into<String>) -> Self {
         Self { lines: vec![error.into()], code: 1 }
     }

@@ -33,6 +33,25 @@ pub struct Fault {
     /// A container that starts logs this as its ` ERROR ` line and exits with code 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crash: Option<String>,
+    /// What `format-servers` does instead of printing the image's list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub list: Option<ListFault>,
+}
+
+/// What `format-servers` does instead of printing the image's list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ListFault {
+    /// It never ends by itself.
+    Hang,
+    /// It prints this and ends.
+    Print {
+        /// The text, line by line.
+        text: String,
+        /// The exit code.
+        #[serde(default)]
+        code: i32,
+    },
 }
 
 impl Fault {
@@ -166,5 +185,11 @@ mod tests {
         assert_eq!(rules.of("p", "se-mma-wg-001").healthy_for_ms, Some(7));
         assert_eq!(serde_json::to_string(&rules).unwrap(), text);
         assert!(serde_json::from_str::<FaultRules>(r#"{"all":{"ded":true}}"#).is_err());
+        for (text, list) in [
+            (r#"{"list":"hang"}"#, ListFault::Hang),
+            (r#"{"list":{"print":{"text":"[]"}}}"#, ListFault::Print { text: "[]".into(), code: 0 }),
+        ] {
+            assert_eq!(serde_json::from_str::<Fault>(text).unwrap().list, Some(list));
+        }
     }
 }

@@ -36,7 +36,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub use faults::{Fault, FaultRules, Faults};
+pub use faults::{Fault, FaultRules, Faults, ListFault};
 pub use servers::{SERVERS_JSON, Server, ServerList, ServerListError};
 
 use super::container::{ContainerSpec, Exit, Log, Signals};
@@ -197,7 +197,12 @@ impl Gluetun {
             Command::Client => self.client(spec, log, tasks, stop, kill).await,
             Command::FormatServers(flags) => {
                 sleep(start.mul_f64(FORMAT_AT)).await;
-                let printed = entrypoint::format_servers(&flags, &self.options.servers);
+                let fault = self.faults.get().of(&spec.pod_name, "").list.clone();
+                let printed = match fault {
+                    Some(ListFault::Hang) => std::future::pending().await,
+                    Some(ListFault::Print { text, code }) => entrypoint::Printed::of(&text, code),
+                    None => entrypoint::format_servers(&flags, &self.options.servers),
+                };
                 for line in printed.lines {
                     log.0.line(line);
                 }

@@ -107,6 +107,20 @@ pub async fn get(addr: SocketAddr, path: &str) -> Answer {
     raw(addr, format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes()).await
 }
 
+/// A JSON POST to the admin port.
+pub async fn post(addr: SocketAddr, path: &str, body: &serde_json::Value) -> Answer {
+    raw(addr, post_bytes(path, &body.to_string()).as_bytes()).await
+}
+
+/// The same, as bytes.
+pub fn post_bytes(path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 /// A plain HTTP request through the proxy (absolute form).
 pub async fn get_through(proxy: SocketAddr, user: &str, password: &str, url: &str) -> Answer {
     let host = url.trim_start_matches("http://").split('/').next().unwrap_or_default();

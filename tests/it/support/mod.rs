@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use gluetun_gateway::app::App;
+use gluetun_gateway::app::{self, App};
 use gluetun_gateway::config::{Config, Environment};
 use gluetun_gateway::session::pod::POD_SELECTOR;
 use gluetun_gateway::simulator::api::ApiServer;
-use gluetun_gateway::simulator::cluster::{LookAlike, store_key};
+use gluetun_gateway::simulator::cluster::{LookAlike, create_list_map, store_key};
 use gluetun_gateway::simulator::gluetun::{self, Gluetun};
 use gluetun_gateway::simulator::kubelet::{self, Cidr, Kubelet, Runtime};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -157,7 +157,10 @@ impl World {
         let mut kube = self.config.clone();
         // So that faults and counts can tell gateways from each other and from the kubelet.
         kube.headers.push((http::header_name(), http::header_value(&name)));
-        let app = App::start(config, kube).await.unwrap_or_else(|e| panic!("{e}"));
+        // Tests count requests: the preflight has one of its own.
+        let look_interval = Duration::from_secs(1);
+        let options = app::Options { look_interval, preflight: false, ..app::Options::default() };
+        let app = App::start_with(config, kube, options).await.unwrap_or_else(|e| panic!("{e}"));
         let gateway = Gateway { proxy: app.proxy_addr(), admin: app.admin_addr(), app: Some(app) };
         gateway.ready().await;
         gateway
@@ -212,6 +215,7 @@ async fn prepare(client: &Client, namespace: &str) {
     let made = Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await;
     assert!(made.is_ok() || matches!(&made, Err(kube::Error::Api(s)) if s.is_already_exists()), "{made:?}");
     store_key(client.clone(), namespace).await.expect("a secret");
+    create_list_map(client.clone(), namespace).await.expect("a config map");
 }
 
 /// The accounts of the suite: `alice`, `bob` and `demo`.

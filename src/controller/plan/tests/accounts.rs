@@ -97,7 +97,7 @@ fn a_session_keeps_its_place_while_its_exit_is_replaced() {
     assert!(lab.plan().is_empty());
     lab.see_pod_gone(&pod);
     let next = lab.one_at(0);
-    assert_next(&next, Some(1));
+    assert_next(&next, None);
     lab.patched(&next);
     let refused = lab.one_at(0);
     assert_reason(&refused, ReasonKind::Rejected, "account_quota");

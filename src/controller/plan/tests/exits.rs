@@ -182,6 +182,17 @@ fn a_lost_exit_is_replaced_given_up_or_deleted_by_the_sessions_kind() {
     let (_, pod) = lab.ready_with(changed(&claim("_api"), |claim| claim.pinned = true));
     assert_claim_deleted(&lose(&mut lab, &pod), true, ClaimEnd::PinnedLost);
 
+    // Pinned by a replica before this leader could say that it is up.
+    let mut lab = Lab::new(5);
+    let (claim, pod) = starting(&mut lab, "_api");
+    lab.see(&changed(&claim, |claim| claim.pinned = true));
+    assert_claim_deleted(&lose(&mut lab, &pod), true, ClaimEnd::PinnedLost);
+
+    // Nor is an exit of the management API that has an idle timeout instead: nobody knows another.
+    let mut lab = Lab::new(5);
+    let (_, pod) = lab.ready("_api");
+    assert_claim_deleted(&lose(&mut lab, &pod), true, ClaimEnd::PinnedLost);
+
     // Nobody has renewed it for a while: nobody is known to want another.
     let mut lab = Lab::new(5);
     let (_, pod) = lab.ready("a");
@@ -260,6 +271,28 @@ fn a_replicas_word_replaces_the_exit_that_it_is_about() {
     let (claim, _) = lab.ready_with(changed(&super::claim("_api"), |claim| claim.pinned = true));
     lab.see(&word(&claim, 0, "expired"));
     assert!(lab.plan().is_empty(), "a pinned exit is never replaced");
+}
+
+#[test]
+fn an_exit_of_the_management_api_ends_at_its_ttl() {
+    let expiring = |lab: &mut Lab, account: &str, pinned: bool| {
+        lab.ready_with(changed(&claim(account), |claim| {
+            claim.pinned = pinned;
+            claim.ttl = Some(s(40));
+            claim.expires = Some(testing::wall() + s(40));
+            claim.duration = s(600);
+        }))
+    };
+    for pinned in [true, false] {
+        let mut lab = Lab::new(5);
+        expiring(&mut lab, "_api", pinned);
+        assert!(lab.plan_at(39).is_empty());
+        assert_claim_deleted(&lab.one_at(40), false, ClaimEnd::Expired);
+    }
+    // Anyone else's serves on until a new request asks for another.
+    let mut lab = Lab::new(5);
+    expiring(&mut lab, "a", false);
+    assert!(lab.plan_at(60).is_empty());
 }
 
 /// A session whose exit was replaced at 0 and whose new one is ready.

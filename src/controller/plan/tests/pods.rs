@@ -89,7 +89,7 @@ fn no_two_live_pods_share_a_server() {
     let mut servers: Vec<_> = actions[..4].iter().map(|action| created(action).1).collect();
     servers.sort_unstable();
     assert_eq!(servers, ["se-1", "se-2", "se-3", "se-4"]);
-    assert_reason(&actions[4], ReasonKind::Waiting, "capacity_full");
+    assert_reason(&actions[4], ReasonKind::Waiting, "server_in_use");
     assert_eq!(reason(&actions[4]).message, "every server of this place is in use by another exit");
 }
 

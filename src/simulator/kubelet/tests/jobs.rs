@@ -45,7 +45,12 @@ async fn a_job_completes_and_its_pods_log_can_be_read() {
     lab.event("good", "SuccessfulCreate").await;
     lab.event("good", "Completed").await;
 
-    // Its pods go with it.
+    // Its pods go with it, unless the deletion does not say so: then they stay, with no owner.
+    lab.create::<Job>(job("left", "exit 0", json!({"backoffLimit": 0}))).await;
+    until_condition(&lab, "left", "Complete").await;
+    let left = pods_of(&lab, "left").await.remove(0).name_any();
+    lab.api::<Job>().delete("left", &DeleteParams::default()).await.unwrap();
+    assert!(lab.api::<Pod>().get(&left).await.unwrap().owner_references().is_empty());
     lab.api::<Job>().delete("good", &DeleteParams::background()).await.unwrap();
     lab.until_gone::<Pod>(&pods[0].name_any()).await;
     lab.end().await;
@@ -71,7 +76,7 @@ async fn a_job_fails_when_its_pods_have_failed_often_enough() {
 #[tokio::test]
 async fn a_jobs_deadline_ends_its_pods_and_a_deleted_pod_is_replaced() {
     let lab = Lab::new(132).await;
-    lab.create::<Job>(job("late", "serve", json!({"activeDeadlineSeconds": 2}))).await;
+    lab.create::<Job>(job("late", "serve", json!({"activeDeadlineSeconds": 6}))).await;
     lab.event("late", "SuccessfulCreate").await;
     let pod = pods_of(&lab, "late").await.remove(0).name_any();
     lab.until_ready(&pod).await;

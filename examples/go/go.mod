@@ -1,0 +1,3 @@
+module gluetun-gateway/examples
+
+go 1.21

@@ -1,0 +1,3 @@
+module gluetun-gateway/clients
+
+go 1.26
