@@ -179,7 +179,7 @@ async fn drawn(admin: &Admin, mut draw: Draw, lifetimes: &Lifetimes) -> Result<S
             },
             Err(error) => error,
         };
-        tries += u32::from(!matches!(error, StartError::InUse(_)));
+        tries += u32::from(!costs_nothing(&error));
         let again = another_may_help(&error) && tries < MAX_TRIES && Instant::now() < deadline;
         tell(&error, &server, again);
         last = Some(error);
@@ -202,9 +202,14 @@ async fn pin(admin: &Admin, started: &Started, deadline: Instant) -> Result<(), 
     }
 }
 
+/// Whether no start was tried: the server is another pod's, or starts on it rest since they fail.
+fn costs_nothing(error: &StartError) -> bool {
+    matches!(error, StartError::InUse(_) | StartError::Failed(AcquireError::StartBackoff { .. }))
+}
+
 fn another_may_help(error: &StartError) -> bool {
     match error {
-        StartError::InUse(_) => true,
+        StartError::InUse(_) | StartError::Failed(AcquireError::StartBackoff { .. }) => true,
         StartError::Failed(AcquireError::StartFailed { class, .. }) => class.another_server_may_help(),
         StartError::Full(_) | StartError::Failed(_) => false,
     }

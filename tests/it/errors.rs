@@ -7,6 +7,7 @@ use std::time::Duration;
 use gluetun_gateway::proxy::{ALL_CODES, Code};
 use gluetun_gateway::simulator::api::{Match, Refusal, Verb};
 use gluetun_gateway::simulator::gluetun::{Fault, FaultRules};
+use k8s_openapi::jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -236,6 +237,12 @@ provoked! {
                 notes.is_some_and(|notes| notes.contains_key("gluetun-gateway/reason"))
             });
             told.count() == 32
+        })
+        .await;
+        // Claims of one second are of one age: the last one in must be younger than all.
+        eventually("another second", || async {
+            let made = world.claim_list().await.iter().filter_map(|c| c.metadata.creation_timestamp.clone()).max();
+            made.is_some_and(|made| Timestamp::now().as_second() > made.0.as_second())
         })
         .await;
         vec![connect(&gateway, "demo-session-b", "whoami.test:80").await]

@@ -174,7 +174,7 @@ async fn what_went_wrong_behind_the_exit_is_told_to_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_and_an_exit_that_goes_are_told() {
     let world = World::embedded().await;
-    let gateway = world.gateway(&[]).await;
+    let gateway = world.gateway(&[("INSTANCE_LIMIT", "1")]).await;
     let mut tunnel = gateway.connect("demo-country-se", "echo-origin.test:7").await.unwrap();
     assert_eq!(tunnel.echo(b"x").await, b"x");
     let name = session(&gateway, "demo", "country-se").await.unwrap()["name"].as_str().unwrap().to_owned();
@@ -187,7 +187,8 @@ async fn a_client_that_hangs_up_and_an_exit_that_goes_are_told() {
     let broken = &told(&gateway, "/v1/errors?code=exit_gone").await["errors"][0];
     assert_eq!((&broken["status"], &broken["target"]), (&json!(200), &json!("echo-origin.test:7")));
 
-    let gateway = world.gateway(&[("POD_NAME", "gateway-2"), ("INSTANCE_LIMIT", "0")]).await;
+    // Its only place taken, the gateway holds whoever else comes.
+    let _busy = gateway.connect("demo-country-se", "echo-origin.test:7").await.unwrap();
     let mut stream = tokio::net::TcpStream::connect(gateway.proxy).await.unwrap();
     let head = http::connect_head("bob-country-de", PASSWORD, "example.test:443");
     tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
@@ -282,7 +283,8 @@ async fn every_path_of_the_document_is_there() {
             );
             let answer = raw(gateway.admin, request.as_bytes()).await;
             let text = answer.text();
-            assert!(answer.status != 405 && !text.contains("\"Not found"), "{method} {path}: {text}");
+            let missing = answer.status == 404 && text.contains("\"Not found\"");
+            assert!(answer.status != 405 && !missing, "{method} {path}: {text}");
             let documented = &item[method.to_lowercase()]["responses"][answer.status.to_string()];
             assert!(documented.is_object(), "{method} {path}: {} is not documented", answer.status);
         }
