@@ -61,6 +61,9 @@ pub(super) struct ClaimSeen {
     pub(super) retry: Option<(Duration, u32)>,
     /// The last transition whose failure or loss has been told.
     pub(super) told: Option<i32>,
+    /// Since when the claim waits for what its own older exit holds: from then on, and not before, replicas
+    /// tell of tunnels on that one every few seconds.
+    pub(super) pressing: Option<Duration>,
 }
 
 impl ClaimSeen {
@@ -79,6 +82,7 @@ impl ClaimSeen {
             refused: None,
             retry: None,
             told: None,
+            pressing: None,
         };
         seen.update(claim, now);
         seen

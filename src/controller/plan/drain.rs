@@ -25,6 +25,12 @@ impl Brain {
         waiting: &BTreeSet<String>,
         plan: &mut Plan,
     ) {
+        if let Some(seen) = self.seen.claims.get_mut(&claim.uid) {
+            match waiting.contains(&claim.uid) {
+                true => _ = seen.pressing.get_or_insert(plan.now.mono),
+                false => seen.pressing = None,
+            }
+        }
         let older: Vec<_> = exits.older(claim).map(|(t, pod)| (t, Arc::clone(pod))).collect();
         let mut draining = false;
         for (transition, pod) in older {
@@ -74,9 +80,13 @@ impl Brain {
         if pressed && plan.due(since + self.settings.drain) {
             return Some(PodEnd::DrainTimeout);
         }
-        let patience = if own { QUIET.min(claim.duration / 2) } else { claim.duration / 2 };
-        let renewed = self.seen.claims.get(&claim.uid).and_then(|seen| seen.older_renewed(transition));
-        let quiet = renewed.map_or(since, |renewed| renewed.max(since)) + patience;
+        let of_claim = self.seen.claims.get(&claim.uid);
+        let renewed = of_claim.and_then(|seen| seen.older_renewed(transition));
+        let last = renewed.map_or(since, |renewed| renewed.max(since));
+        let quiet = last + claim.duration / 2;
+        // Sooner where replicas tell often, hence counted from when they began to.
+        let pressing = of_claim.and_then(|seen| seen.pressing);
+        let quiet = pressing.map_or(quiet, |pressing| quiet.min(last.max(pressing) + QUIET));
         plan.due(quiet).then_some(PodEnd::Drained)
     }
 }
