@@ -15,7 +15,7 @@ use crate::support::http::{basic, connect_head, read_answer};
 use crate::support::{Answer, Gateway, PASSWORD, PATIENCE, World, eventually};
 
 /// Codes that nothing makes yet.
-const NOT_PROVOKED: &[&str] = &["auth_throttled", "account_quota", "location_forbidden", "key_slots_full"];
+const NOT_PROVOKED: &[&str] = &["key_slots_full"];
 
 /// An answer, and whether the connection was closed behind it.
 struct Seen {
@@ -131,6 +131,13 @@ fn every_code_is_provoked() {
     assert_eq!(have, want);
 }
 
+/// Writes the accounts file; its path.
+fn accounts(world: &World, text: &str) -> String {
+    let path = world.path("accounts");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
 /// A pod that starts is never healthy.
 fn never_healthy(world: &World) {
     let fault = Fault { never_healthy: true, ..Fault::default() };
@@ -159,6 +166,24 @@ provoked! {
             ask(&gateway, &connect_head("demo-country-se", "wrong", "a.test:80")).await,
             ask(&gateway, &connect_head("mallory", PASSWORD, "a.test:80")).await,
         ]
+    }
+    auth_throttled => |world| {
+        let gateway = world.gateway(&[("AUTH_THROTTLE", "1/1h")]).await;
+        let wrong = ask(&gateway, &connect_head("demo", "wrong", "a.test:80")).await;
+        assert_eq!(wrong.answer.code(), "auth_failed");
+        // Even the right one is not looked at now.
+        both(&gateway, "demo", "a.test:80").await
+    }
+    account_quota => |world| {
+        let file = accounts(&world, "accounts: {demo: {max_tunnels: 1}}");
+        let gateway = world.gateway(&[("ACCOUNTS_FILE", &file)]).await;
+        let _tunnel = gateway.connect("demo-country-se", "echo-origin.test:7").await.unwrap();
+        vec![connect(&gateway, "demo-country-se", "echo-origin.test:7").await]
+    }
+    location_forbidden => |world| {
+        let file = accounts(&world, "accounts: {demo: {places: {allow: [country-se]}}}");
+        let gateway = world.gateway(&[("ACCOUNTS_FILE", &file)]).await;
+        both(&gateway, "demo-country-de", "whoami.test:80").await
     }
     bad_parameter => |world| {
         let gateway = world.gateway(&[]).await;
