@@ -20,6 +20,13 @@ async fn delete(gateway: &Gateway, path: &str) -> Answer {
     raw(gateway.admin, request.as_bytes()).await
 }
 
+/// The failures that a query finds, once there are so many: an answer is told of just after it is sent.
+async fn failures(gateway: &Gateway, query: &str, count: usize) -> Vec<Value> {
+    let path = format!("/v1/errors?{query}");
+    eventually(&path, || async { told(gateway, &path).await["total"] == count }).await;
+    told(gateway, &path).await["errors"].as_array().unwrap().clone()
+}
+
 /// The session of a user's account and selector.
 async fn session(gateway: &Gateway, account: &str, selector: &str) -> Option<Value> {
     let list = told(gateway, &format!("/v1/sessions?account={account}")).await;
@@ -121,9 +128,8 @@ on_both! {
         let refused = gateway.connect("demo-country-se-wait-1s", "example.test:443").await.unwrap_err();
         assert_eq!(refused.code(), "capacity_full");
         let id = refused.header("x-gateway-request-id").to_owned();
-        let list = told(&gateway, &format!("/v1/errors?request_id={id}")).await;
-        assert_eq!((&list["total"], &list["replica"]), (&json!(1), &json!("gateway-1")));
-        let failure = &list["errors"][0];
+        let failure = &failures(&gateway, &format!("request_id={id}"), 1).await[0];
+        assert_eq!(told(&gateway, "/v1/errors").await["replica"], "gateway-1");
         assert_eq!(failure["request_id"], id.as_str());
         assert_eq!((&failure["account"], &failure["selector"]), (&json!("demo"), &json!("country-se")));
         assert_eq!((&failure["method"], &failure["target"]), (&json!("CONNECT"), &json!("example.test:443")));
@@ -152,9 +158,9 @@ async fn what_went_wrong_behind_the_exit_is_told_to_the_end() {
     assert!(refused.code().starts_with("upstream_"), "{refused:?}");
     let plain = gateway.get("demo-country-se", "http://no-such-name.test/x").await;
     assert!(plain.code().starts_with("upstream_"), "{plain:?}");
-    let list = told(&gateway, "/v1/errors?account=demo").await;
     // The newest first.
-    let (second, first) = (&list["errors"][0], &list["errors"][1]);
+    let list = failures(&gateway, "account=demo", 2).await;
+    let (second, first) = (&list[0], &list[1]);
     assert_eq!((&second["method"], &second["target"]), (&json!("GET"), &json!("no-such-name.test:80")));
     let way = steps(first);
     let cold = ["authenticated", "resolved", "allowed", "held", "claim_seen"];
@@ -180,11 +186,7 @@ async fn a_client_that_hangs_up_and_an_exit_that_goes_are_told() {
     let name = session(&gateway, "demo", "country-se").await.unwrap()["name"].as_str().unwrap().to_owned();
     assert_eq!(delete(&gateway, &format!("/v1/sessions/{name}")).await.status, 200);
     tunnel.closed().await;
-    eventually("the broken tunnel", || async {
-        told(&gateway, "/v1/errors?code=exit_gone").await["total"] == 1
-    })
-    .await;
-    let broken = &told(&gateway, "/v1/errors?code=exit_gone").await["errors"][0];
+    let broken = &failures(&gateway, "code=exit_gone", 1).await[0];
     assert_eq!((&broken["status"], &broken["target"]), (&json!(200), &json!("echo-origin.test:7")));
 
     // Its only place taken, the gateway holds whoever else comes.
@@ -199,11 +201,7 @@ async fn a_client_that_hangs_up_and_an_exit_that_goes_are_told() {
     let held = session(&gateway, "bob", "country-de").await;
     assert!(held.is_none_or(|held| held["waiting"] == 1));
     drop(stream);
-    eventually("the client's end to be told", || async {
-        told(&gateway, "/v1/errors?account=bob&code=client_gone").await["total"] == 1
-    })
-    .await;
-    let gone = &told(&gateway, "/v1/errors?account=bob").await["errors"][0];
+    let gone = &failures(&gateway, "account=bob&code=client_gone", 1).await[0];
     assert_eq!((&gone["status"], &gone["retryable"]), (&Value::Null, &json!(true)));
     assert_eq!(steps(gone)[..4], ["authenticated", "resolved", "allowed", "held"]);
 }
@@ -218,10 +216,9 @@ async fn what_an_unproven_client_says_of_itself_is_not_kept() {
     assert_eq!(wrong.status, 407);
     let none = raw(gateway.proxy, b"CONNECT a.test:1 HTTP/1.1\r\nHost: a.test:1\r\n\r\n").await;
     assert_eq!(none.status, 407);
+    let list = failures(&gateway, "", 2).await;
     let text = get(gateway.admin, "/v1/errors").await.text();
-    let list: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(list["total"], 2);
-    for failure in list["errors"].as_array().unwrap() {
+    for failure in &list {
         assert_eq!((&failure["account"], &failure["selector"]), (&Value::Null, &Value::Null));
         assert_eq!(steps(failure), ["ended"]);
     }
