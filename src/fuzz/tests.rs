@@ -1,7 +1,10 @@
 use std::path::Path;
 
+/// What is done with an input.
+type Target = fn(&[u8]);
+
 /// A target and where its corpus is.
-const TARGETS: [(&str, fn(&[u8])); 5] = [
+const TARGETS: [(&str, Target); 5] = [
     ("head", super::head),
     ("username", super::username),
     ("users_file", super::users_file),

@@ -126,10 +126,12 @@ pub(super) struct Shard {
     kept: Mutex<Kept>,
 }
 
+/// Failures in the order in which they came, with their numbers.
+type Numbered = VecDeque<(u64, Arc<Failure>)>;
+
 #[derive(Debug, Default)]
 struct Kept {
-    /// In the order in which they came, with their numbers.
-    by_account: HashMap<Option<Arc<str>>, VecDeque<(u64, Arc<Failure>)>>,
+    by_account: HashMap<Option<Arc<str>>, Numbered>,
     count: usize,
     next: u64,
 }

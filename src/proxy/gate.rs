@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn what_comes_early_is_kept() {
-        let mut gate = Gate::new(format!("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n\x16\x03").into_bytes());
+        let mut gate = Gate::new(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n\x16\x03".to_vec());
         assert_eq!(gate.look(), None);
         gate.give(1000);
         assert_eq!(gate.want(), Want::Answer);

@@ -161,7 +161,8 @@ impl Trail {
     /// Notes a step with more about it, which is cut where it is long.
     pub(super) fn note(&mut self, step: Step, detail: impl fmt::Display) {
         let mut detail = detail.to_string();
-        detail.truncate(detail.floor_char_boundary(MAX_DETAIL));
+        let end = (0..=MAX_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at));
+        detail.truncate(end.unwrap_or_default());
         self.push(step, Some(detail.into_boxed_str()));
     }
 

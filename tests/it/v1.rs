@@ -61,7 +61,7 @@ on_both! {
         assert_eq!((&told_now["bytes_up"], &told_now["bytes_down"]), (&json!(5), &json!(5)));
         let name = told_now["name"].as_str().unwrap().to_owned();
         let claims = world.claim_list().await;
-        assert_eq!(claims.iter().map(|c| c.metadata.name.clone().unwrap()).collect::<Vec<_>>(), [name.clone()]);
+        assert_eq!(claims.iter().map(|c| c.metadata.name.clone().unwrap()).collect::<Vec<_>>(), vec![name.clone()]);
         let one = told(&gateway, &format!("/v1/sessions/{name}")).await;
         assert_eq!((&one["name"], &one["exit"]), (&told_now["name"], &told_now["exit"]));
         assert!(session(&gateway, "alice", "country-se").await.is_none());
