@@ -93,7 +93,8 @@ def test_a_server_that_is_none(start):
 ])
 def test_places_that_are_none(start, body, text):
     answer = start(**body)
-    assert (answer.status_code, answer.json()["error"]) == (400, text)
+    # The place comes back as the filter reads it, which is without case.
+    assert (answer.status_code, answer.json()["error"].lower()) == (400, text.lower())
 
 
 def test_start_of_nothing(start):
