@@ -63,7 +63,7 @@ const FULL_RETRY: HeaderValue = HeaderValue::from_static("10");
             "service_url": "http://pod.k2x7c4q5:s3cr3t@gluetun-gateway.gluetun-system.svc.cluster.local:8080"})),
         (status = 400, description = "Nothing matches, nothing is asked for, or the body is malformed.",
             body = ErrorBody, example = json!({"error": "No server found for country 'atlantis'"})),
-        (status = 429, description = "As many pods run as may.", body = ErrorBody,
+        (status = 429, description = "As many pods run as may, in all or on the servers that match.", body = ErrorBody,
             headers(("Retry-After" = u32, description = "After how many seconds to try again.")),
             example = json!({"error": "Instance limit reached"})),
         (status = 500, description = "The pod did not come up; the text tells why.", body = ErrorBody,
@@ -237,11 +237,17 @@ fn failed(reason: &str) -> Failure {
     Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("Failed to start Gluetun pod: {reason}"))
 }
 
+/// What clients match when as many pods run as may.
+const FULL: &str = "Instance limit reached";
+
+/// The same where a server can have no second pod: one key on one server is one tunnel.
+const IN_USE: &str = "Instance limit reached: every server that matches is in use by another pod";
+
 /// Why there is no pod.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// As many run as may: the client may come again.
-    Full,
+    /// As many run as may, there or in all: the client may come again.
+    Full(&'static str),
     /// Anything else.
     Failure(Failure),
 }
@@ -251,12 +257,12 @@ impl Refusal {
         match error {
             StartError::Full(_)
             | StartError::Failed(AcquireError::CapacityFull { .. } | AcquireError::QueueFull { .. }) => {
-                Self::Full
+                Self::Full(FULL)
             }
             StartError::Failed(AcquireError::StartFailed { class, message, .. }) => {
                 failed(&format!("{message} ({})", class.as_str())).into()
             }
-            StartError::InUse(_) => failed("every server that matches is in use by another pod").into(),
+            StartError::InUse(_) => Self::Full(IN_USE),
             StartError::Failed(error) => failed(&error.to_string()).into(),
         }
     }
@@ -271,8 +277,8 @@ impl From<Failure> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
-            Self::Full => {
-                let failure = Failure::new(StatusCode::TOO_MANY_REQUESTS, "Instance limit reached");
+            Self::Full(text) => {
+                let failure = Failure::new(StatusCode::TOO_MANY_REQUESTS, text);
                 ([(RETRY_AFTER, FULL_RETRY)], failure).into_response()
             }
             Self::Failure(failure) => failure.into_response(),
@@ -343,7 +349,7 @@ mod tests {
     #[test]
     fn refusals() {
         let told = |error: StartError| match Refusal::of(&error) {
-            Refusal::Full => (429, "Instance limit reached".to_owned()),
+            Refusal::Full(text) => (429, text.to_owned()),
             Refusal::Failure(failure) => (failure.status().as_u16(), failure.message().to_owned()),
         };
         let text = String::from;

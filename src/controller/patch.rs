@@ -50,7 +50,8 @@ impl ClaimPatch {
                 // The expiry was that of the exit that goes.
                 notes[annotation::EXPIRES] = Value::Null;
                 // Of those older than the one that drains from now on, nobody will ask any more.
-                for older in claim.renewed_older.keys().filter(|older| **older < claim.transition) {
+                let draining = draining(claim, why.as_ref());
+                for older in claim.renewed_older.keys().filter(|older| **older < draining) {
                     notes[format!("{}{older}", annotation::RENEWED_PREFIX)] = Value::Null;
                 }
                 patch["spec"] = json!({ "leaseTransitions": claim.transition.saturating_add(1) });
@@ -73,12 +74,20 @@ impl ClaimPatch {
             Self::Next { reason } => {
                 claim.reason = reason.clone();
                 claim.expires = None;
-                claim.renewed_older.retain(|older, _| *older >= claim.transition);
+                let draining = draining(claim, reason.as_ref());
+                claim.renewed_older.retain(|older, _| *older >= draining);
                 claim.transition += 1;
             }
             Self::Reason(reason) => claim.reason = Some(reason.clone()),
         }
     }
+}
+
+/// The transition whose exit drains once the claim goes on: the current one, unless its start has failed; then
+/// the one before the row of failed starts, each of which has had a transition of its own.
+fn draining(claim: &Claim, why: Option<&Reason>) -> i32 {
+    let failed = why.map_or(0, |reason| i32::try_from(reason.attempts).unwrap_or(i32::MAX));
+    claim.transition.saturating_sub(failed)
 }
 
 #[cfg(test)]
@@ -162,6 +171,34 @@ mod tests {
         }
         assert_eq!(claim.transition, 2);
         assert_eq!(claim.ready, Some(2));
+        assert!(claim.renewed_older.is_empty());
+    }
+
+    /// While the starts of its next exit fail, the old one still has tunnels.
+    #[test]
+    fn the_word_of_tunnels_outlives_starts_that_fail() {
+        let failed = |attempts, transition| Reason {
+            kind: ReasonKind::Retrying,
+            code: "tunnel_silent".into(),
+            message: "nothing comes through".into(),
+            transition,
+            attempts,
+            servers: Vec::new(),
+            backoff: None,
+        };
+        let mut claim = crate::controller::testing::claim(&crate::controller::testing::key("demo"), "c");
+        claim.transition = 4;
+        claim.renewed_older.insert(3, SystemTime::UNIX_EPOCH);
+        ClaimPatch::Next { reason: None }.apply(&mut claim);
+        assert!(claim.renewed_older.is_empty(), "the exit of 4 drains, that of 3 is gone");
+        claim.renewed_older.insert(4, SystemTime::UNIX_EPOCH);
+        for attempts in 1..=2 {
+            let patch = ClaimPatch::Next { reason: Some(failed(attempts, claim.transition)) };
+            assert!(patch.json(&claim)["metadata"]["annotations"].get("gluetun-gateway/renewed-4").is_none());
+            patch.apply(&mut claim);
+            assert!(claim.renewed_older.contains_key(&4), "after {attempts}");
+        }
+        ClaimPatch::Next { reason: None }.apply(&mut claim);
         assert!(claim.renewed_older.is_empty());
     }
 

@@ -282,10 +282,10 @@ async fn a_server_in_use_is_avoided_where_there_is_another() {
     assert_ne!(server(&one), server(&two));
     let begun = Instant::now();
     let (code, told) = error(&post(gateway.admin, "/start", &json!({ "country": "Norway" })).await);
-    assert_eq!(code, 500);
-    assert_eq!(told, "Failed to start Gluetun pod: every server that matches is in use by another pod");
+    assert_eq!(code, 429);
+    assert_eq!(told, "Instance limit reached: every server that matches is in use by another pod");
     let same = error(&post(gateway.admin, "/start", &json!({ "server": server(&one) })).await);
-    assert_eq!(same, (500, told));
+    assert_eq!(same, (429, told));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     // One that is ending is waited for.
     assert_eq!(destroy(&gateway, &one["id"]).await.status, 200);
