@@ -100,7 +100,8 @@ async fn accept(thread: &Rc<Thread>, listener: &TcpListener) {
             Err(error) => {
                 shared.metrics.accept_paused.inc();
                 if socket::is_exhausted(&error) {
-                    thread.newcomers.evict();
+                    // Said of an empty queue too, so the one that came last is spared.
+                    thread.newcomers.thin_out();
                 }
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "accepting is paused");
                 tokio::select! {
