@@ -326,7 +326,8 @@ async fn a_server_that_fails_is_followed_by_another() {
     assert_eq!(code, 500, "{text}");
     // Starts on it rest for a while, since they fail.
     world.gluetun.faults().clear();
-    eventually("the rest to be over", || async { post(gateway.admin, "/start", &key).await.status == 200 }).await;
+    eventually("the rest to be over", || async { post(gateway.admin, "/start", &key).await.status == 200 })
+        .await;
 }
 
 on_both! {
