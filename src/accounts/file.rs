@@ -51,20 +51,26 @@ fn similarity(a: &str, b: &str) -> f64 {
 }
 
 pub(super) fn parse(text: &str) -> Result<AccountsFile, Vec<FileMistake>> {
-    let first = |message: &str| vec![FileMistake { line: 1, column: 1, message: message.to_owned() }];
+    let (file, mistakes) = examine(text);
+    if mistakes.is_empty() { Ok(file) } else { Err(mistakes) }
+}
+
+/// What the file says as far as it can be understood, and its mistakes.
+pub(super) fn examine(text: &str) -> (AccountsFile, Vec<FileMistake>) {
+    let failed = |mistake: FileMistake| (AccountsFile::default(), vec![mistake]);
     if text.len() > MAX_FILE {
-        return Err(first("the file is larger than 1 MiB"));
+        return failed(FileMistake::at_start("the file is larger than 1 MiB"));
     }
-    let root = yaml::parse(text.strip_prefix('\u{feff}').unwrap_or(text)).map_err(|mistake| vec![mistake])?;
+    let root = match yaml::parse(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+        Ok(root) => root,
+        Err(mistake) => return failed(mistake),
+    };
     let mut reader = Reader::default();
     let file = read(&root, &mut reader);
     let mut mistakes = reader.mistakes;
-    if mistakes.is_empty() {
-        return Ok(file);
-    }
     mistakes.sort();
     mistakes.truncate(MAX_MISTAKES);
-    Err(mistakes)
+    (file, mistakes)
 }
 
 fn read(root: &Node, reader: &mut Reader) -> AccountsFile {

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::Accounts;
+use super::file;
 use super::rules::AccountsFile;
 use crate::identity::{FileMistake, MAX_FILE, Users, fingerprint};
 use crate::servers::Catalogue;
@@ -214,8 +215,14 @@ pub fn check(users: Option<&Path>, accounts: Option<&Path>, catalogue: &Catalogu
     });
     let file = accounts.and_then(|path| {
         let text = read(AccountFile::Accounts, path).map_err(&mut note).ok()?;
-        let file = AccountsFile::parse(&text);
-        let file = file.map_err(|mistakes| note(fault(AccountFile::Accounts, path, mistakes))).ok()?;
+        let (file, mut mistakes) = file::examine(&text);
+        if !mistakes.is_empty() {
+            // A mistake hides no other: places are looked at in what could be understood.
+            mistakes.extend(file.unknown_places(catalogue));
+            mistakes.sort();
+            note(fault(AccountFile::Accounts, path, mistakes));
+            return None;
+        }
         if let Some(Err(mistakes)) = users.as_ref().map(|users| file.fits(users)) {
             note(fault(AccountFile::Accounts, path, mistakes));
         }

@@ -320,8 +320,8 @@ impl Policy {
             self.usage.pass(rate).map_err(|wait| OverQuota {
                 quota: Quota::Rate,
                 message: format!(
-                    "tunnels_per_second reached: this account may open {} a second, {} at once",
-                    rate.per_second, rate.burst
+                    "tunnels_per_second reached: {0} of {0} at once are used, and {1} a second come back",
+                    rate.burst, rate.per_second
                 ),
                 retry_after: Some(wait),
             })?;

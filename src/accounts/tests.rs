@@ -121,7 +121,7 @@ async fn limits_name_themselves_what_is_used_and_when_to_come_again() {
     drop(one);
     let over = policy.enter().unwrap_err();
     assert_eq!((over.quota, over.retry_after), (Quota::Rate, Some(Duration::from_secs(1))));
-    assert!(over.message.contains("1 a second, 2 at once"), "{}", over.message);
+    assert!(over.message.contains("2 of 2 at once are used, and 1 a second"), "{}", over.message);
     assert_eq!(policy.usage.tunnels(), 1, "what the rate refuses takes no place");
 }
 

@@ -219,7 +219,7 @@ fn accounts(
             Err(error) => r.mistake(
                 file.setting(),
                 format!("cannot read {path}: {error}"),
-                "write the path of a readable file",
+                "write the path of a readable file, which is in UTF-8",
             ),
             Ok(mistakes) => {
                 let fix = match file {

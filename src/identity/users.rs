@@ -50,7 +50,7 @@ pub struct FileMistake {
 }
 
 impl FileMistake {
-    fn at_start(message: impl Into<String>) -> Self {
+    pub(crate) fn at_start(message: impl Into<String>) -> Self {
         Self { line: 1, column: 1, message: message.into() }
     }
 }

@@ -157,6 +157,9 @@ pub(super) async fn forward(
             record.trail.step(Step::ConnectionReused);
             let request = Request::from_parts(parts.clone(), RequestBody::Empty);
             match send(wire, key, grant, request, Rc::new(Cell::new(Sent::Whole)), record).await {
+                Ok((response, _)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Err(unasked());
+                }
                 Ok((response, lease)) => return Ok(Reply { response, lease, switch: None }),
                 // Nothing of an answer came: the origin had closed, or closed on this very request.
                 Err(Unanswered { grant, nothing: true, .. }) => (grant, parts),
@@ -178,10 +181,7 @@ pub(super) async fn forward(
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     match protocol {
         Some(protocol) if switched => Ok(Reply { response, lease, switch: Some((protocol, on_upgrade)) }),
-        Some(_) | None if switched => Err(ProxyError::new(
-            Code::UpstreamError,
-            "the destination switched protocols without being asked",
-        )),
+        Some(_) | None if switched => Err(unasked()),
         Some(_) | None => Ok(Reply { response, lease, switch: None }),
     }
 }
@@ -209,6 +209,11 @@ impl Unanswered {
         }
         no_answer(target)
     }
+}
+
+/// A 101 that no request asked for (RFC 9110, 15.2.2).
+fn unasked() -> ProxyError {
+    ProxyError::new(Code::UpstreamError, "the destination switched protocols without being asked")
 }
 
 fn no_answer(target: &Target) -> ProxyError {
@@ -290,6 +295,7 @@ impl Reply {
         if let Ok(name) = HeaderName::from_bytes(ERROR.as_bytes()) {
             response.headers_mut().remove(name);
         }
+        headers::strip_forged(response.headers_mut());
         if let (Ok(name), Ok(id)) =
             (HeaderName::from_bytes(REQUEST_ID.as_bytes()), HeaderValue::from_str(&record.id.to_string()))
         {

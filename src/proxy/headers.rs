@@ -53,6 +53,26 @@ pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// What proxies say of themselves (RFC 9209).
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Takes what an origin says in the gateway's name out of `Proxy-Status`; what other proxies on the way have
+/// said of themselves stays.
+pub(super) fn strip_forged(headers: &mut HeaderMap) {
+    let ours = |value: &HeaderValue| {
+        value.as_bytes().to_ascii_lowercase().windows(15).any(|part| part == b"gluetun-gateway")
+    };
+    if !headers.get_all(PROXY_STATUS).iter().any(ours) {
+        return;
+    }
+    let honest: Vec<HeaderValue> =
+        headers.get_all(PROXY_STATUS).iter().filter(|value| !ours(value)).cloned().collect();
+    headers.remove(PROXY_STATUS);
+    for value in honest {
+        headers.append(PROXY_STATUS, value);
+    }
+}
+
 /// A length that is said more than once (hyper has seen to it that it is the same) is said once.
 pub(super) fn say_length_once(headers: &mut HeaderMap) {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
@@ -104,6 +124,17 @@ pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_does_not_speak_for_the_gateway() {
+        let mut headers = HeaderMap::new();
+        for value in ["Gluetun-Gateway; error=x", "cache.example; hit", "a, gluetun-gateway"] {
+            headers.append(PROXY_STATUS, HeaderValue::from_static(value));
+        }
+        strip_forged(&mut headers);
+        let left: Vec<_> = headers.get_all(PROXY_STATUS).iter().collect();
+        assert_eq!(left, ["cache.example; hit"]);
+    }
 
     fn map(lines: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();

@@ -306,6 +306,7 @@ async fn check_names_every_mistake_of_both_files() {
         text.contains("line 1, column 12: 'defaults' has no field 'max_idel': did you mean 'max_idle'?"),
         "{text}"
     );
+    assert!(text.contains("line 3, column 28: no country 'swden' in the server list"), "{text}");
 
     std::fs::write(world.path("users"), users_without(&world, &["Zoe", "  Zoe"])).unwrap();
     write(&world, "accounts:\n  alice: {places: {allow: [country-swden]}}\n  alcie: {}\n");

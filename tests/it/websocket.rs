@@ -78,7 +78,11 @@ on_both! {
             assert_eq!(answer.status, 101, "{answer:?}");
             assert_eq!(answer.header("sec-websocket-accept"), derive_accept_key(key.as_bytes()));
             assert_eq!(answer.header("upgrade"), "websocket");
-            assert_eq!(gateway.metric("gluetun_gateway_tunnels_open", "").await, 1.0);
+            // The answer is there a moment before the tunnel counts.
+            eventually("the tunnel to count", || async {
+                gateway.metric("gluetun_gateway_tunnels_open", "").await == 1.0
+            })
+            .await;
             talk(WebSocketStream::from_partially_read(stream, rest, Role::Client, None).await).await;
             eventually("the tunnel to end", || async {
                 gateway.metric("gluetun_gateway_tunnels_open", "").await == 0.0

@@ -2,7 +2,7 @@
 //! `config` reads it, `controller::manifest` applies it to every pod.
 //!
 //! A template may say where pods run and with what beside them; what makes the pod an exit stays ours.
-//! [`rules`] says which fields are whose. So nothing that is allowed contradicts what is ours, save where a
+//! `rules` says which fields are whose. So nothing that is allowed contradicts what is ours, save where a
 //! choice of ours is meant as a default (DNS, resources, tuning of Gluetun), and there the template wins.
 
 mod merge;
