@@ -3,6 +3,7 @@
 
 mod cluster;
 mod load;
+mod pods;
 mod reader;
 mod settings;
 mod tokens;

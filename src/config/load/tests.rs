@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+
 use super::*;
 use crate::config::SETTINGS;
+use crate::config::TunDevice;
 
 /// A hash as `htpasswd -B` writes it.
 const HASH: &str = "$2y$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
