@@ -336,9 +336,14 @@ impl Builder {
 
     /// Fills the indexes of names.
     fn index(&self, catalogue: &mut Catalogue) {
+        // An id always means its own country: of two that are spelt alike one may have the other's name as
+        // its id.
+        for (at, country) in catalogue.countries.iter().enumerate() {
+            catalogue.country_names.insert(country.id.as_str().into(), at);
+        }
         for (at, country) in catalogue.countries.iter().enumerate() {
             let known = iso::names(country.id.as_str()).map(str::to_owned);
-            for name in known.chain([country.id.to_string(), slug(&country.name)]) {
+            for name in known.chain([slug(&country.name)]) {
                 catalogue.country_names.entry(name.into()).or_insert(at);
             }
             for (city_at, city) in country.cities.iter().enumerate() {
