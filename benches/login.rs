@@ -44,7 +44,7 @@ fn show(title: &str, guesses: &[Guess]) {
         times.sort_by(f64::total_cmp);
         let at = |part: f64| times[((times.len() - 1) as f64 * part).round() as usize];
         println!(
-            "  {account:<8} {:>5} {:>8.1}m {:>8.1}m {:>8.1}m {:>8.1}m {:>8.1}m",
+            "  {account:<8} {:>5} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1}",
             times.len(),
             at(0.0),
             at(0.1),
