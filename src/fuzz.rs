@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::accounts::{Accounts, AccountsFile};
 use crate::identity::{FileMistake, Users, split_basic};
-use crate::proxy::gate::{Gate, Refusal, Want};
+use crate::proxy::gate;
 use crate::proxy::head::{Authorization, Body, Head, MAX_HEAD, Scan, Scanner};
 use crate::proxy::target::Target;
 use crate::selector::{Limits, SessionKey, Username, resolve};
@@ -89,8 +89,8 @@ fn target(text: &str) {
 
 /// A whole connection, as hyper is let to read it: in pieces as at once.
 fn connection(data: &[u8]) {
-    let (given, refusals, want) = read(data, data.len().max(1), usize::MAX);
-    let (pieces, also, end) = read(data, step(data), step(data));
+    let (given, refusals, want) = gate::run(data, data.len().max(1), usize::MAX);
+    let (pieces, also, end) = gate::run(data, step(data), step(data));
     assert!(
         pieces.starts_with(&given) && refusals == also && want == end,
         "in pieces it is another connection"
@@ -102,33 +102,6 @@ fn connection(data: &[u8]) {
         let uri = head.as_ref().ok().and_then(|head| head.target.parse::<http::Uri>().ok());
         assert!(uri.is_some(), "hyper would have to refuse it: {head:?}");
     }
-}
-
-/// What is given on of a connection whose requests are answered at once, what is refused, and the end.
-fn read(data: &[u8], step: usize, room: usize) -> (Vec<u8>, Vec<Refusal>, Want) {
-    let (mut gate, mut given, mut refusals) = (Gate::new(Vec::new()), Vec::new(), Vec::new());
-    let mut pieces = data.chunks(step);
-    loop {
-        match gate.want() {
-            Want::Head => {
-                refusals.extend(gate.look());
-                if gate.want() != Want::Head {
-                    continue;
-                }
-                let Some(piece) = pieces.next() else { break };
-                gate.buffer().extend_from_slice(piece);
-            }
-            Want::Give => given.extend_from_slice(gate.give(room)),
-            Want::Body => {
-                let Some(piece) = pieces.next() else { break };
-                let used = gate.body(piece);
-                given.extend_from_slice(piece.get(..used).unwrap_or_default());
-            }
-            Want::Answer => gate.answered(),
-            Want::End | Want::Broken(_) => break,
-        }
-    }
-    (given, refusals, gate.want())
 }
 
 /// Places for usernames to mean.

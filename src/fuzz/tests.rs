@@ -1,3 +1,5 @@
+//! The fuzz targets over their corpus, in every run of `cargo test`.
+
 use std::path::Path;
 
 /// What is done with an input.

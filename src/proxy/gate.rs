@@ -263,36 +263,38 @@ impl From<HeadError> for ProxyError {
     }
 }
 
+/// What hyper gets of a connection's bytes when each answer comes at once, what is refused, and the end; read
+/// in pieces of `step` bytes, and given on in ones of `room`. For the tests and the fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn run(bytes: &[u8], step: usize, room: usize) -> (Vec<u8>, Vec<Refusal>, Want) {
+    let (mut gate, mut given, mut refusals) = (Gate::new(Vec::new()), Vec::new(), Vec::new());
+    let mut pieces = bytes.chunks(step);
+    loop {
+        match gate.want() {
+            Want::Head => {
+                refusals.extend(gate.look());
+                if gate.want() != Want::Head {
+                    continue;
+                }
+                let Some(piece) = pieces.next() else { break };
+                gate.buffer().extend_from_slice(piece);
+            }
+            Want::Give => given.extend_from_slice(gate.give(room)),
+            Want::Body => {
+                let Some(piece) = pieces.next() else { break };
+                let used = gate.body(piece);
+                given.extend_from_slice(piece.get(..used).unwrap_or_default());
+            }
+            Want::Answer => gate.answered(),
+            Want::End | Want::Broken(_) => break,
+        }
+    }
+    (given, refusals, gate.want())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What hyper gets of a connection's bytes when each answer comes at once, and the refusals.
-    fn run(bytes: &[u8], step: usize, room: usize) -> (Vec<u8>, Vec<Refusal>, Want) {
-        let (mut gate, mut given, mut refusals) = (Gate::new(Vec::new()), Vec::new(), Vec::new());
-        let mut pieces = bytes.chunks(step);
-        loop {
-            match gate.want() {
-                Want::Head => {
-                    refusals.extend(gate.look());
-                    if gate.want() != Want::Head {
-                        continue;
-                    }
-                    let Some(piece) = pieces.next() else { break };
-                    gate.buffer().extend_from_slice(piece);
-                }
-                Want::Give => given.extend_from_slice(gate.give(room)),
-                Want::Body => {
-                    let Some(piece) = pieces.next() else { break };
-                    let used = gate.body(piece);
-                    given.extend_from_slice(&piece[..used]);
-                }
-                Want::Answer => gate.answered(),
-                Want::End | Want::Broken(_) => break,
-            }
-        }
-        (given, refusals, gate.want())
-    }
 
     const GOOD: &str = "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n";
 

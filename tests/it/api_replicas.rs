@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use gluetun_gateway::simulator::api::WatchFilter;
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use serde_json::json;
 
 use crate::api::{destroy, error, seen_through, start, text};
 use crate::support::http::{connect, get, post};
-use crate::support::{Options, World, eventually};
+use crate::support::{Options, World, eventually, foreign_pod};
 
 on_both! {
     async fn a_service_url_works_everywhere_within_a_second_and_nowhere_after_destroy(world: Options {
@@ -94,35 +93,9 @@ async fn a_login_waits_for_a_watch_that_lags_and_a_wrong_one_no_longer() {
     assert_eq!(bodies[0], bodies[1]);
 }
 
-fn foreign() -> Pod {
-    serde_json::from_value(json!({
-        "metadata": {
-            "name": "gluetun-11111111-2222-3333-4444-555555555555",
-            "labels": {
-                "app": "gluetun-vpn", "managed-by": "gluetun-k8s-api",
-                "pod-id": "11111111-2222-3333-4444-555555555555",
-            },
-        },
-        "spec": { "restartPolicy": "Never", "containers": [{
-            "name": "gluetun", "image": "qmcgaw/gluetun:v3.41.3",
-            "env": [
-                { "name": "VPN_SERVICE_PROVIDER", "value": "mullvad" },
-                { "name": "VPN_TYPE", "value": "wireguard" },
-                { "name": "WIREGUARD_PRIVATE_KEY", "value": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=" },
-                { "name": "WIREGUARD_ADDRESSES", "value": "10.64.0.2/32" },
-                { "name": "SERVER_HOSTNAMES", "value": "no-osl-wg-001" },
-                { "name": "HTTPPROXY", "value": "on" },
-                { "name": "HTTPPROXY_USER", "value": "old" },
-                { "name": "HTTPPROXY_PASSWORD", "value": "old-password" },
-            ],
-        }]},
-    }))
-    .unwrap()
-}
-
 on_both! {
     async fn pods_of_another_system_are_shown_count_and_can_be_destroyed(world) {
-        world.pods().create(&PostParams::default(), &foreign()).await.unwrap();
+        world.pods().create(&PostParams::default(), &foreign_pod("no-osl-wg-001")).await.unwrap();
         let gateway = world.gateway(&[("INSTANCE_LIMIT", "2")]).await;
         let id = "11111111-2222-3333-4444-555555555555";
         eventually("it to run", || async {

@@ -1,9 +1,7 @@
 //! The limit on pods: never exceeded, waited for, told.
 
-use crate::support::{World, eventually, name};
-use k8s_openapi::api::core::v1::Pod;
+use crate::support::{World, eventually, foreign_pod, name};
 use kube::api::PostParams;
-use serde_json::json;
 
 on_both! {
     async fn at_the_limit_requests_are_held_and_the_first_that_leaves_makes_room(world) {
@@ -35,29 +33,7 @@ on_both! {
 
 on_both! {
     async fn pods_of_another_system_count_and_are_left_alone(world) {
-        let foreign: Pod = serde_json::from_value(json!({
-            "metadata": {
-                "name": "gluetun-11111111-2222-3333-4444-555555555555",
-                "labels": {
-                    "app": "gluetun-vpn", "managed-by": "gluetun-k8s-api",
-                    "pod-id": "11111111-2222-3333-4444-555555555555",
-                },
-            },
-            "spec": { "restartPolicy": "Never", "containers": [{
-                "name": "gluetun", "image": "qmcgaw/gluetun:v3.41.3",
-                "env": [
-                    { "name": "VPN_SERVICE_PROVIDER", "value": "mullvad" },
-                    { "name": "VPN_TYPE", "value": "wireguard" },
-                    { "name": "WIREGUARD_PRIVATE_KEY", "value": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=" },
-                    { "name": "WIREGUARD_ADDRESSES", "value": "10.64.0.2/32" },
-                    { "name": "SERVER_HOSTNAMES", "value": "se-mma-wg-001" },
-                    { "name": "HTTPPROXY", "value": "on" },
-                    { "name": "HTTPPROXY_USER", "value": "old" },
-                    { "name": "HTTPPROXY_PASSWORD", "value": "old" },
-                ],
-            }]},
-        }))
-        .unwrap();
+        let foreign = foreign_pod("se-mma-wg-001");
         world.pods().create(&PostParams::default(), &foreign).await.unwrap();
         let gateway = world.gateway(&[("INSTANCE_LIMIT", "2"), ("IDLE_TIMEOUT", "2s")]).await;
         let tunnel = gateway.connect("demo-country-us-session-1", "echo-origin.test:7").await.unwrap();

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use gluetun_gateway::simulator::kubelet::{Blow, Pods};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
 
@@ -11,6 +12,11 @@ use crate::support::{Gateway, Tunnel, World, eventually, name};
 
 /// Lets the exit of the world's one claim expire now instead of in a minute, the shortest `ttl`.
 async fn expire(world: &World) {
+    eventually("the exit to be on record", || async {
+        let claim = world.claim_list().await.remove(0);
+        claim.metadata.annotations.is_some_and(|notes| notes.contains_key("gluetun-gateway/expires"))
+    })
+    .await;
     let claim = world.claim_list().await.remove(0);
     let note = serde_json::json!({ "metadata": { "annotations": {
         "gluetun-gateway/expires": humantime::format_rfc3339_seconds(SystemTime::now() - Duration::from_secs(1)).to_string(),
@@ -60,10 +66,6 @@ on_both! {
         let user = "demo-country-se-ttl-1m-idle-30s";
         let first = gateway.exit(user).await;
         let mut old = open(&gateway, user).await;
-        eventually("the exit to be on record", || async {
-            world.claim_list().await[0].metadata.annotations.as_ref().unwrap().contains_key("gluetun-gateway/expires")
-        })
-        .await;
         expire(&world).await;
         eventually("the replica to see it", || async { gateway.exit(user).await.pod != first.pod }).await;
         let second = gateway.connect(user, "whoami.test:80").await.unwrap();
@@ -72,10 +74,8 @@ on_both! {
         assert_eq!(world.live_pods().await.len(), 2);
         assert_eq!(old.echo(b"on the old one").await, b"on the old one");
         // Longer than half the idle time, after which an exit that nobody uses goes.
-        for _ in 0..20 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            assert_eq!(old.echo(b"still").await, b"still");
-        }
+        world.in_use_for(0, Duration::from_secs(16)).await;
+        assert_eq!(old.echo(b"still").await, b"still");
         assert_eq!(world.live_pods().await.len(), 2);
         drop(old);
         eventually("the old one to go", || async {
@@ -91,10 +91,6 @@ on_both! {
         let user = "demo-country-se-ttl-1m-idle-30s";
         let first = gateway.exit(user).await;
         let mut old = open(&gateway, user).await;
-        eventually("the exit to be on record", || async {
-            world.claim_list().await[0].metadata.annotations.as_ref().unwrap().contains_key("gluetun-gateway/expires")
-        })
-        .await;
         expire(&world).await;
         eventually("the replica to see it", || async {
             gateway.connect(&format!("{user}-wait-0s"), "whoami.test:80").await.is_err()
@@ -136,12 +132,16 @@ on_both! {
             }
         })
         .await;
-        // Asking goes on to be told so, and keeps the session.
-        for _ in 0..8 {
+        // Asking goes on to be told so, and keeps the session for longer than it could be idle.
+        let renewed = |claim: &Lease| claim.spec.as_ref().unwrap().renew_time.as_ref().unwrap().0;
+        eventually("the session to outlive its idle time", || async {
             let answer = gateway.connect(user, "whoami.test:80").await.unwrap_err();
             assert_eq!((answer.status, answer.code()), (502, "exit_lost"), "{}", answer.text());
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
+            let claim = world.claim_list().await.remove(0);
+            assert_eq!(claim.metadata.uid, record.metadata.uid);
+            renewed(&claim).duration_since(renewed(&record)).as_secs() > 3
+        })
+        .await;
         // Another session of the same place is not affected.
         assert_ne!(gateway.exit("demo-country-se-session-other").await.pod, first.pod);
         // Nobody asks for the idle time: the client has let go of it.

@@ -1,3 +1,5 @@
+//! What the accounts file may say, and each mistake at its place. Run by `cargo test`.
+
 use super::*;
 use crate::accounts::AccountsFile;
 

@@ -1,3 +1,5 @@
+//! Logins: what is checked, what is remembered, and how long an answer takes, on a paused clock.
+
 use base64::Engine as _;
 use std::task::{Context, Poll, Waker};
 

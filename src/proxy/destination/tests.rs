@@ -1,3 +1,5 @@
+//! Which destinations are refused, in every spelling that an address has.
+
 use super::*;
 
 fn destinations(allow: &[&str], deny: &[&str]) -> Destinations {

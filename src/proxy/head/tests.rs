@@ -1,3 +1,5 @@
+//! Heads, well-formed and not: by the table, in pieces, and by property.
+
 use super::*;
 
 fn head(text: &str) -> Result<Head<'_>, String> {

@@ -1,3 +1,5 @@
+//! CONNECT over real sockets: from the head to the last byte of the tunnel.
+
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,3 +1,5 @@
+//! What clients are told when logins, exits and destinations fail.
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Connections from accept to close: time limits, numbers, the drain, and running out of files.
+
 use std::io::{Read, Seek, Write};
 use std::sync::Arc;
 use std::time::Duration;

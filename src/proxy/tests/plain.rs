@@ -1,3 +1,5 @@
+//! Plain HTTP: requests in absolute form over kept connections, to origins over real sockets.
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Usernames as the grammar reads them, and what is said of those that are none.
+
 use super::*;
 use crate::identity::AccountError;
 

@@ -1,3 +1,5 @@
+//! From a username to a session key, against a list with everything that is awkward in one.
+
 use super::*;
 use crate::selector::{Mode, SessionName};
 

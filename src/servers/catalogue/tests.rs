@@ -1,3 +1,5 @@
+//! Lists of every shape, their indexes, and how names are looked up in them.
+
 use super::*;
 
 /// A list with everything that is awkward about real ones.

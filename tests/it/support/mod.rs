@@ -8,8 +8,8 @@ pub mod real;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use gluetun_gateway::app::{self, App};
@@ -196,6 +196,23 @@ impl World {
         self.leases().list(&ours).await.expect("a list").items
     }
 
+    /// Waits until a replica has told of tunnels on an older exit of the world's one claim `later` after it
+    /// first did: so long at least has that exit been in use since it was replaced.
+    pub async fn in_use_for(&self, transition: i32, later: Duration) {
+        let key = format!("gluetun-gateway/renewed-{transition}");
+        let told = || async {
+            let claim = self.claim_list().await.remove(0);
+            let note = claim.metadata.annotations?.get(&key)?.clone();
+            Some(humantime::parse_rfc3339(&note).expect("a time"))
+        };
+        let first = OnceLock::new();
+        eventually("a replica to tell of tunnels on an older exit", || async {
+            let Some(at) = told().await else { return false };
+            at.duration_since(*first.get_or_init(|| at)).is_ok_and(|span| span >= later)
+        })
+        .await;
+    }
+
     /// Deletes a pod as an operator would.
     pub async fn delete_pod(&self, name: &str) {
         self.pods().delete(name, &DeleteParams::default()).await.expect("a deletion");
@@ -318,6 +335,33 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
 /// Name of a pod.
 pub fn name(pod: &Pod) -> String {
     pod.name_any()
+}
+
+/// A pod as the system made it that the gateway replaces: labels, and no claim.
+pub fn foreign_pod(server: &str) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": "gluetun-11111111-2222-3333-4444-555555555555",
+            "labels": {
+                "app": "gluetun-vpn", "managed-by": "gluetun-k8s-api",
+                "pod-id": "11111111-2222-3333-4444-555555555555",
+            },
+        },
+        "spec": { "restartPolicy": "Never", "containers": [{
+            "name": "gluetun", "image": "qmcgaw/gluetun:v3.41.3",
+            "env": [
+                { "name": "VPN_SERVICE_PROVIDER", "value": "mullvad" },
+                { "name": "VPN_TYPE", "value": "wireguard" },
+                { "name": "WIREGUARD_PRIVATE_KEY", "value": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=" },
+                { "name": "WIREGUARD_ADDRESSES", "value": "10.64.0.2/32" },
+                { "name": "SERVER_HOSTNAMES", "value": server },
+                { "name": "HTTPPROXY", "value": "on" },
+                { "name": "HTTPPROXY_USER", "value": "old" },
+                { "name": "HTTPPROXY_PASSWORD", "value": "old-password" },
+            ],
+        }]},
+    }))
+    .unwrap()
 }
 
 /// Declares a test that runs on the embedded API server, and on a real one where there is one.

@@ -374,16 +374,22 @@ fn without_room(lab: &mut Lab, why: &str) -> (Claim, PodFacts) {
     (lab.patched(&wait), old)
 }
 
-#[test]
-fn an_expired_exit_that_is_in_the_way_of_its_own_session_goes_after_the_last_tunnel() {
-    let mut lab = Lab::new(1);
-    let (mut claim, old) = without_room(&mut lab, "expired");
-    for at in 1..60 {
+/// Each second until then replicas tell of tunnels on the older exit, and nothing is done.
+fn told_until(lab: &mut Lab, mut claim: Claim, end: u64) -> Claim {
+    for at in 1..end {
         lab.now = at;
         claim = told_of(&claim, at);
         lab.see(&claim);
         assert!(lab.plan_at(at).is_empty(), "{at}");
     }
+    claim
+}
+
+#[test]
+fn an_expired_exit_that_is_in_the_way_of_its_own_session_goes_after_the_last_tunnel() {
+    let mut lab = Lab::new(1);
+    let (mut claim, old) = without_room(&mut lab, "expired");
+    claim = told_until(&mut lab, claim, 60);
     for at in [64, 68] {
         lab.now = at;
         claim = renewed(&claim, at);
@@ -397,12 +403,7 @@ fn an_expired_exit_that_is_in_the_way_of_its_own_session_goes_after_the_last_tun
 fn a_dead_exit_that_is_in_the_way_of_its_own_session_has_the_drain_time_at_most() {
     let mut lab = Lab::new(1);
     let (mut claim, old) = without_room(&mut lab, "dead");
-    for at in 1..25 {
-        lab.now = at;
-        claim = told_of(&claim, at);
-        lab.see(&claim);
-        assert!(lab.plan_at(at).is_empty(), "{at}");
-    }
+    claim = told_until(&mut lab, claim, 25);
     assert_pod_deleted(&lab.one_at(25), &old, PodEnd::DrainTimeout);
     // And what comes is on another server, though the old one's is free again.
     lab.see_pod_gone(&old);

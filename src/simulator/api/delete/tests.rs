@@ -1,3 +1,5 @@
+//! Deletions as kube-apiserver does them: preconditions, grace, owners and orphans.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Creates, updates and patches as kube-apiserver answers them.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The look-alike's settings: what Gluetun's environment means, and what it refuses.
+
 use super::*;
 
 const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";

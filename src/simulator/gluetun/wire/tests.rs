@@ -1,3 +1,5 @@
+//! The look-alike's HTTP: heads, limits and Go's time-outs.
+
 use super::*;
 
 const LIMITS: Limits = Limits { header: Duration::from_secs(1), read: Duration::from_secs(3) };
