@@ -212,11 +212,11 @@ impl Unanswered {
 }
 
 /// A 101 that no request asked for (RFC 9110, 15.2.2).
-fn unasked() -> ProxyError {
+pub(super) fn unasked() -> ProxyError {
     ProxyError::new(Code::UpstreamError, "the destination switched protocols without being asked")
 }
 
-fn no_answer(target: &Target) -> ProxyError {
+pub(super) fn no_answer(target: &Target) -> ProxyError {
     ProxyError::new(Code::UpstreamError, format!("{target} closed the connection without a complete answer"))
 }
 
