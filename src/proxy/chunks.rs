@@ -51,6 +51,15 @@ enum At {
     End,
 }
 
+/// A part of a body that means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'b> {
+    /// A piece of a chunk's data.
+    Data(&'b [u8]),
+    /// A byte of the trailer fields.
+    Trailer(u8),
+}
+
 /// How far a body has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fed {
@@ -76,18 +85,18 @@ impl Chunks {
         self.decode(bytes, |_| {})
     }
 
-    /// The same; `data` hears of each piece of the content, in order.
+    /// The same; `part` hears of each piece of the content and each byte of the trailer fields, in order.
     ///
     /// # Errors
     ///
     /// As [`Chunks::feed`].
-    pub fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<Fed, &'static str> {
+    pub fn decode(&mut self, bytes: &[u8], mut part: impl FnMut(Part<'_>)) -> Result<Fed, &'static str> {
         let mut used = 0;
         while self.at != At::End {
             if let At::Data { left } = self.at {
                 let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - used);
                 if here > 0 {
-                    data(bytes.get(used..used + here).unwrap_or_default());
+                    part(Part::Data(bytes.get(used..used + here).unwrap_or_default()));
                 }
                 used += here;
                 let left = left - here as u64;
@@ -97,7 +106,11 @@ impl Chunks {
                 }
             }
             let Some(byte) = bytes.get(used) else { break };
-            self.at = self.next(*byte)?;
+            let next = self.next(*byte)?;
+            if matches!(self.at, At::Line | At::Field | At::FieldLf) && next != At::LastLf {
+                part(Part::Trailer(*byte));
+            }
+            self.at = next;
             used += 1;
         }
         Ok(Fed { used, ended: self.at == At::End })
@@ -172,15 +185,21 @@ mod tests {
     fn content_comes_out_and_answers_may_pad_their_sizes() {
         let text = b"5 \t;x\r\nhello\r\n2\t\r\n, \r\n5\r\nworld\r\n0  \r\nX: y\r\n\r\nrest";
         for step in 1..text.len() {
-            let (mut chunks, mut content, mut used) = (Chunks::of_answer(), Vec::new(), 0);
+            let (mut chunks, mut content, mut trailers, mut used) =
+                (Chunks::of_answer(), Vec::new(), Vec::new(), 0);
             for piece in text.chunks(step) {
-                let fed = chunks.decode(piece, |data| content.extend_from_slice(data)).unwrap();
+                let fed = chunks.decode(piece, |part| match part {
+                    Part::Data(data) => content.extend_from_slice(data),
+                    Part::Trailer(byte) => trailers.push(byte),
+                });
+                let fed = fed.unwrap();
                 used += fed.used;
                 if fed.ended {
                     break;
                 }
             }
             assert_eq!((content.as_slice(), used), (&b"hello, world"[..], text.len() - 4), "{step}");
+            assert_eq!(trailers, b"X: y\r\n");
         }
         assert!(Chunks::of_answer().feed(b"5 5\r\n").is_err());
         assert!(Chunks::of_answer().feed(b" 5\r\n").is_err());

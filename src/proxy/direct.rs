@@ -115,6 +115,8 @@ async fn linger(thread: &Thread, stream: &TcpStream) {
 struct Request {
     method: Method,
     credentials: Credentials,
+    /// Whether its client takes trailers.
+    trailers: bool,
     /// The head for its origin.
     head: Vec<u8>,
     target: Target,
@@ -276,6 +278,7 @@ fn request(thread: &Thread, head: &[u8], client: SocketAddr, last: &mut Option<A
         credentials: Credentials::of(thread, common.authorization),
         head: common.for_origin(thread.shared.forwarding, client.ip()),
         method: common.method,
+        trailers: common.trailers,
         target,
     })
 }
@@ -289,7 +292,7 @@ async fn answer(
     request: Request,
     record: &mut Record,
 ) -> Result<Reply, ProxyError> {
-    let Request { method, credentials, head, target } = request;
+    let Request { method, credentials, trailers, head, target } = request;
     let admitted = admit(thread, credentials, record).await?;
     connection.authenticated();
     let target = allow(thread, stream, &admitted, target, last, record)?;
@@ -297,6 +300,7 @@ async fn answer(
     let grant = hold.grant(thread, record).await?;
     let turn = Turn {
         head: method == Method::HEAD,
+        trailers,
         id: record.id,
         forwarding: thread.shared.forwarding,
         last: false,

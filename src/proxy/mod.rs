@@ -36,6 +36,7 @@ pub mod chunks;
 mod client_io;
 mod connect;
 mod connection;
+mod content;
 pub mod destination;
 mod direct;
 pub mod error;

@@ -8,11 +8,11 @@ use tokio::net::TcpStream;
 
 use super::buffers::SIZE;
 use super::connection::while_there;
+use super::content::{Content, LAST_CHUNK};
 use super::exits::Grant;
 use super::origin::{self, Begun, Wires};
 use super::pool::Key;
 use super::record::{Outcome, Record};
-use super::rewrite::{Content, LAST_CHUNK};
 use super::thread::Thread;
 use super::upstream::write_all;
 
@@ -132,7 +132,7 @@ impl Flow {
                         return Outcome::ClientReset;
                     }
                 }
-                Content::Length(_) | Content::Chunks(_) | Content::End => ended = self.pass(bytes, out),
+                Content::Length(_) | Content::Chunks(..) | Content::End => ended = self.pass(bytes, out),
             }
             thread.buffers.give(buffer);
         }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use http::Method;
 
 use super::chunks::Chunks;
+use super::content::{Content, Trailers};
 use super::head::{Authorization, Field, Head, Room, has_token};
 use super::record::RequestId;
 use super::response::{ERROR, REQUEST_ID};
@@ -26,7 +27,9 @@ pub(super) struct Common<'h, 'b> {
     pub(super) authorization: Authorization<'b>,
     /// Host and port as the client wrote them, not checked yet.
     pub(super) authority: &'b str,
-    /// What follows them.
+    /// Whether trailers are welcome.
+    pub(super) trailers: bool,
+    /// What follows the authority.
     path: &'b str,
     fields: &'h [Field<'b>],
 }
@@ -48,7 +51,6 @@ pub(super) fn common<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Option<
     let special = |field: &Field<'_>| {
         let name = field.name;
         match name.len() {
-            2 => name.eq_ignore_ascii_case("te") && has_token(field.value, "trailers"),
             6 => name.eq_ignore_ascii_case("expect"),
             7 => name.eq_ignore_ascii_case("upgrade"),
             14 => name.eq_ignore_ascii_case("content-length"),
@@ -59,7 +61,8 @@ pub(super) fn common<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Option<
     if fields.iter().any(special) {
         return None;
     }
-    Some(Common { method, authorization: head.authorization, authority, path, fields })
+    let trailers = values(fields, "te").any(|value| has_token(value, "trailers"));
+    Some(Common { method, authorization: head.authorization, authority, trailers, path, fields })
 }
 
 /// RFC 9110, 9.2.2. Methods are told by their case.
@@ -123,7 +126,7 @@ impl Common<'_, '_> {
 }
 
 /// Whether a field is of one connection, whether `Connection` names it or not: `headers` has the list.
-fn is_hop_by_hop(name: &str) -> bool {
+pub(super) fn is_hop_by_hop(name: &str) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
         2 => is("te"),
@@ -158,67 +161,6 @@ fn is_named(fields: &[Field<'_>], name: &str) -> bool {
     values(fields, "connection").any(|value| has_token(value, name))
 }
 
-/// What delimits an answer's content, as far as it has not come yet (RFC 9112, 6.3).
-#[derive(Debug)]
-pub(super) enum Content {
-    /// So many bytes.
-    Length(u64),
-    /// In chunks.
-    Chunks(Chunks),
-    /// The end of the connection.
-    End,
-}
-
-/// How far some bytes bring the content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Passed {
-    /// Bytes of it.
-    pub(super) used: usize,
-    /// Whether they are the last.
-    pub(super) ended: bool,
-}
-
-impl Content {
-    /// Appends the content in `bytes` as the client gets it: as it is if its length was told, else in
-    /// chunks, without what extensions and trailers the origin has sent.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it.
-    pub(super) fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Passed, &'static str> {
-        match self {
-            Self::Length(left) => {
-                let used = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                *left -= used as u64;
-                out.extend_from_slice(bytes.get(..used).unwrap_or_default());
-                Ok(Passed { used, ended: *left == 0 })
-            }
-            Self::Chunks(chunks) => {
-                let fed = chunks.decode(bytes, |data| chunk(data, out))?;
-                if fed.ended {
-                    out.extend_from_slice(LAST_CHUNK);
-                }
-                Ok(Passed { used: fed.used, ended: fed.ended })
-            }
-            Self::End => {
-                if !bytes.is_empty() {
-                    chunk(bytes, out);
-                }
-                Ok(Passed { used: bytes.len(), ended: false })
-            }
-        }
-    }
-}
-
-/// What ends content in chunks.
-pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
-fn chunk(data: &[u8], out: &mut Vec<u8>) {
-    let _ = write!(out, "{:x}\r\n", data.len());
-    out.extend_from_slice(data);
-    out.extend_from_slice(b"\r\n");
-}
-
 /// What the beginning of an origin's bytes is.
 #[derive(Debug)]
 pub(super) enum Read {
@@ -250,6 +192,8 @@ pub(super) struct Answer {
 pub(super) struct Turn {
     /// The request was a HEAD.
     pub(super) head: bool,
+    /// Its client takes trailers.
+    pub(super) trailers: bool,
     /// The request's id.
     pub(super) id: RequestId,
     /// What is added.
@@ -285,7 +229,7 @@ pub(super) fn answer(bytes: &[u8], turn: Turn, out: &mut Vec<u8>) -> Result<Read
     }
     let (fields, http11) = (&*response.headers, minor == 1);
     let without = turn.head || matches!(status, 204 | 304);
-    let content = if without { Content::Length(0) } else { content(fields, http11)? };
+    let content = if without { Content::Length(0) } else { content(fields, http11, turn.trailers)? };
     let close = values(fields, "connection").any(|value| has_token(value, "close"));
     let kept = values(fields, "connection").any(|value| has_token(value, "keep-alive"));
 
@@ -328,7 +272,7 @@ pub(super) fn answer(bytes: &[u8], turn: Turn, out: &mut Vec<u8>) -> Result<Read
         let _ = write!(out, "Via: 1.{minor} gluetun-gateway\r\n");
     }
     let _ = write!(out, "{REQUEST_ID}: {}\r\n", turn.id);
-    if matches!(content, Content::Chunks(_) | Content::End) {
+    if matches!(content, Content::Chunks(..) | Content::End) {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     if turn.last {
@@ -347,7 +291,7 @@ fn speaks_for_us(value: &[u8]) -> bool {
     value.windows(15).any(|part| part.eq_ignore_ascii_case(b"gluetun-gateway"))
 }
 
-fn content(fields: &[Field<'_>], http11: bool) -> Result<Content, &'static str> {
+fn content(fields: &[Field<'_>], http11: bool, trailers: bool) -> Result<Content, &'static str> {
     if let Some(last) = values(fields, "transfer-encoding").next_back() {
         if !http11 {
             // RFC 9112, 6.1.
@@ -355,7 +299,8 @@ fn content(fields: &[Field<'_>], http11: bool) -> Result<Content, &'static str> 
         }
         let last = last.rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii();
         let chunked = last.eq_ignore_ascii_case(b"chunked");
-        return Ok(if chunked { Content::Chunks(Chunks::of_answer()) } else { Content::End });
+        let named = || if trailers { Trailers::named(values(fields, "trailer")) } else { None };
+        return Ok(if chunked { Content::Chunks(Chunks::of_answer(), named()) } else { Content::End });
     }
     let mut length = None;
     for value in values(fields, "content-length").flat_map(|value| value.split(|b| *b == b',')) {

@@ -139,6 +139,10 @@ fn fields<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     let line = |line: &str| {
         let (name, value) = line.split_once(':').unwrap();
         let lower = name.to_lowercase();
+        if lower == "trailer" {
+            // A list may be one field or several.
+            return format!("{lower}: {}", value.split(',').next().unwrap().trim());
+        }
         let nth = count.entry(lower.clone()).or_default();
         *nth += 1;
         let name = if OURS.contains(&lower.as_str()) { lower.as_str() } else { name };
@@ -218,11 +222,16 @@ async fn chunks(stream: &mut TcpStream, body: &mut Vec<u8>) -> Option<()> {
             body.push(stream.read_u8().await.ok()?);
             left -= 1;
         }
-        let end = [stream.read_u8().await.ok()?, stream.read_u8().await.ok()?];
-        assert_eq!(&end, b"\r\n");
+        let mut end = Vec::new();
+        while end.len() < 2 || (last && end != b"\r\n" && !end.ends_with(b"\r\n\r\n")) {
+            end.push(stream.read_u8().await.ok()?);
+        }
         if last {
+            end.truncate(end.len() - 2);
+            body.extend_from_slice(&end.to_ascii_lowercase());
             return Some(());
         }
+        assert_eq!(end, b"\r\n");
     }
 }
 
@@ -238,6 +247,7 @@ fn requests() -> impl Strategy<Value = (String, String, Vec<String>)> {
         Just("Proxy-Connection: Keep-Alive".to_owned()),
         Just("Keep-Alive: timeout=5".to_owned()),
         Just("TE: gzip".to_owned()),
+        Just("te: gzip, Trailers".to_owned()),
         Just("Via: 1.0 other".to_owned()),
         Just("X-Forwarded-For: 192.0.2.7".to_owned()),
         Just("Trailer: X-Sum".to_owned()),
@@ -456,7 +466,7 @@ async fn an_answer_comes_in_pieces_of_any_size_and_at_the_readers_pace() {
         let answer = answer(&mut stream).await;
         assert!(answer.body == if hello { b"hello" } else { &content[..] }, "{}", answer.head);
     }
-    assert_eq!(gateway.requests("http", "ok"), 4);
+    eventually("their records", || gateway.requests("http", "ok") == 4).await;
 }
 
 #[tokio::test]
@@ -472,19 +482,17 @@ async fn requests_behind_one_another_are_answered_in_their_order() {
     let (mut input, mut output) = stream.split();
     let write = async { output.write_all(all.as_bytes()).await.unwrap() };
     let read = async {
-        let mut hellos = 0;
         let mut bytes = Vec::new();
-        while hellos < 201 {
+        while !(bytes.ends_with(b"\r\n\r\n") && String::from_utf8_lossy(&bytes).contains("x-gateway-exit:")) {
             assert!(input.read_buf(&mut bytes).await.unwrap() > 0);
-            hellos = bytes.windows(5).filter(|w| w == b"hello").count();
         }
+        assert_eq!(bytes.windows(5).filter(|w| w == b"hello").count(), 201);
     };
     tokio::join!(write, read);
     let paths: Vec<String> =
         origin.heads.lock().unwrap().iter().map(|head| head.split(' ').nth(1).unwrap().to_owned()).collect();
     let expected: Vec<String> = (0..200).map(|n| format!("/{n}")).chain(["/post".to_owned()]).collect();
     assert_eq!(paths, expected);
-    assert_eq!(answer(&mut stream).await.status, 200);
     stream.write_all(b"ping").await.unwrap();
     let mut echoed = [0; 4];
     stream.read_exact(&mut echoed).await.unwrap();
