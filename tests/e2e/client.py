@@ -19,6 +19,8 @@ class Answer:
     headers: dict
     body: str
     seconds: float
+    #: Of these, until the connection was open.
+    connected: float = 0
 
     def json(self):
         return json.loads(self.body)
@@ -34,11 +36,12 @@ class Proxy:
         """A CONNECT: the open socket, with what has come after the head, and the answer."""
         began = time.monotonic()
         sock = socket.create_connection((self.address, self.port), timeout=patience)
+        connected = time.monotonic() - began
         sock.settimeout(patience)
         sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{self.credentials(user)}\r\n".encode())
         reader = sock.makefile("rb")
         status, headers = head(reader)
-        answer = Answer(status, headers, "", time.monotonic() - began)
+        answer = Answer(status, headers, "", time.monotonic() - began, connected)
         if status != 200:
             answer.body = body(reader, headers)
             sock.close()
@@ -50,6 +53,7 @@ class Proxy:
         parts = urllib.parse.urlsplit(url)
         target = f"{parts.hostname}:{parts.port or 80}"
         path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+        connected = 0
         common = f"Host: {parts.netloc}\r\nConnection: close\r\n"
         if absolute:
             sock = socket.create_connection((self.address, self.port), timeout=patience)
@@ -57,13 +61,14 @@ class Proxy:
             request = f"GET {url} HTTP/1.1\r\n{common}{self.credentials(user)}\r\n"
         else:
             sock, reader, answer = self.connect(user, target, patience)
+            connected = answer.connected
             if answer.status != 200:
                 return answer
             request = f"GET {path} HTTP/1.1\r\n{common}\r\n"
         with sock:
             sock.sendall(request.encode())
             status, headers = head(reader)
-            return Answer(status, headers, body(reader, headers), time.monotonic() - began)
+            return Answer(status, headers, body(reader, headers), time.monotonic() - began, connected)
 
     def credentials(self, user):
         pair = user if ":" in user else f"{user}:{self.password}"
@@ -126,7 +131,7 @@ class Load:
     """Clients that ask one after the other, each through a connection of its own, until `stop`."""
 
     def __init__(self, proxy, users, clients):
-        self.failed, self.times = [], []
+        self.failed, self.answers = [], []
         self.over = threading.Event()
         self.threads = [threading.Thread(target=self.ask, args=(proxy, users[n % len(users)]), daemon=True)
                         for n in range(clients)]
@@ -142,7 +147,7 @@ class Load:
             except (OSError, ValueError, IndexError) as error:
                 good, said = False, repr(error)
             if good:
-                self.times.append(answer.seconds)
+                self.answers.append((began, answer))
             else:
                 self.failed.append((began, user, said))
 

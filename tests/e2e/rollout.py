@@ -70,12 +70,15 @@ def rolling_update(suite):
     for tunnel in endless + short:
         tunnel.join(60)
     load.stop()
-    check(f"all of {len(load.times)} requests meanwhile were answered", load.times and not load.failed,
+    check(f"all of {len(load.answers)} requests meanwhile were answered", load.answers and not load.failed,
           "\n        ".join(map(str, load.failed[:10])))
-    if load.times:
-        times = sorted(load.times)
+    if load.answers:
+        times = [answer.seconds for _, answer in load.answers]
         suite.report.time("a hit during the update: CONNECT and GET", *times)
         suite.report.time("  of those, 99 of 100 within", statistics.quantiles(times, n=100)[98])
+        at, slowest = max(load.answers, key=lambda one: one[1].seconds)
+        print(f"        the slowest: {slowest.seconds:.3f} s, {slowest.connected:.3f} of them until it was connected, "
+              f"{at - began:.1f} s into the update", flush=True)
     torn = [tunnel for tunnel in short if not tunnel.whole]
     check(f"{len(short)} tunnels of {SHORT_SECONDS} s were whole", not torn, "\n        ".join(map(str, torn[:10])))
     cut_only_after_the_drain(suite, old, endless)
