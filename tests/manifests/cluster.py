@@ -128,11 +128,12 @@ class Cluster:
             print(f"logs are in {self.dir}")
 
     def request(self, method, path, body=None, token=ADMIN, kind="application/json"):
-        """One request: its status and the body, read as JSON where it is."""
+        """One request, with a text as it is or anything else as JSON: its status and the body, read as JSON where it
+        is."""
         request = urllib.request.Request(
             f"https://127.0.0.1:{self.port}{path}",
             method=method,
-            data=None if body is None else json.dumps(body).encode(),
+            data=None if body is None else (body if isinstance(body, str) else json.dumps(body)).encode(),
             headers={"Authorization": f"Bearer {token}", "Content-Type": kind},
         )
         try:
