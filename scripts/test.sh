@@ -71,7 +71,7 @@ if [ -n "$user" ]; then
 fi
 if [ -n "$start" ]; then
     country=$([ -n "$dry" ] || curl -sS --config "$work/admin" "$admin/locations" \
-        | sed -nE 's/.*"countries":\[\{[^}]*"name":"([^"]*)".*/\1/p' | head -n 1)
+        | sed -nE 's/.*"countries":\[\{"name":"([^"]*)".*/\1/p' | head -n 1)
     api "a pod in ${country:-a country}" '"id":"[0-9a-f-]{36}"' /start \
         -H 'Content-Type: application/json' -d "{\"country\":\"${country:-COUNTRY}\"}"
     id=$(sed -nE 's/.*"id":"([0-9a-f-]{36})".*/\1/p' <<<"${answer:-}")

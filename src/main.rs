@@ -88,6 +88,10 @@ impl From<io::Error> for Failure {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "simulator")]
+    if let Some(ended) = simulated::lookalike() {
+        return exit_code(ended);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -108,6 +112,11 @@ fn main() -> ExitCode {
         #[cfg(feature = "simulator")]
         Command::Simulator(args) => simulated::simulator(args),
     };
+    exit_code(ended)
+}
+
+/// What the process ends with, after it has said why.
+fn exit_code(ended: Result<u8, Failure>) -> ExitCode {
     match ended {
         Ok(code) => code.into(),
         Err(failure) => {

@@ -1,7 +1,7 @@
 //! The commands that need the embedded cluster: `demo` and `simulator`.
 
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use gluetun_gateway::config::LogFormat;
 use gluetun_gateway::signal::Signals;
 use gluetun_gateway::simulator::cluster::{Cluster, ClusterError, ClusterOptions};
 use gluetun_gateway::simulator::demo::{Demo, DemoError, DemoOptions, write_kubeconfig};
+use gluetun_gateway::simulator::gluetun::program::{self, ENTRYPOINT, ProgramError, host};
 use gluetun_gateway::simulator::kubelet::Cidr;
 use gluetun_gateway::telemetry;
 use tokio::runtime::{Builder, Runtime};
@@ -19,7 +20,7 @@ use super::{FAILED, Failure, USAGE, begin, until_end};
 /// The embedded cluster's flags.
 #[derive(Debug, Args)]
 struct ClusterArgs {
-    /// The pods' addresses: each gets one of its own.
+    /// The pods' addresses: each gets one of its own; ADDRESS/32 is one pod that runs already
     #[arg(long, value_name = "CIDR", default_value = "127.42.0.0/16")]
     pod_cidr: Cidr,
     /// How long a pod's VPN takes to be up.
@@ -110,22 +111,6 @@ fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}; write a number with a unit, such as 2s"))
 }
 
-/// `NAME=ADDRESS`, as [`ClusterOptions::hosts`] has it: an address without a port means any port.
-fn host(text: &str) -> Result<(String, SocketAddr), String> {
-    const FORM: &str = "write NAME=ADDRESS, NAME=ADDRESS:PORT or NAME:PORT=ADDRESS:PORT, such as \
-                        origin.test=127.0.0.1";
-    let (name, address) = text.split_once('=').ok_or(FORM)?;
-    let (label, port) = name.split_once(':').map_or((name, None), |(label, port)| (label, Some(port)));
-    if label.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(format!("'{name}' is no name; {FORM}"));
-    }
-    let address = address
-        .parse::<SocketAddr>()
-        .or_else(|_| address.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0)))
-        .map_err(|_| format!("'{address}' is no address; {FORM}"))?;
-    Ok((name.to_ascii_lowercase(), address))
-}
-
 impl ClusterArgs {
     fn options(self, listen: SocketAddr) -> ClusterOptions {
         ClusterOptions {
@@ -170,6 +155,28 @@ fn in_flags(error: &DemoError) -> String {
 /// The cluster runs on the main thread's runtime: more than one thread, since its pods relay bytes.
 fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().build()
+}
+
+impl From<ProgramError> for Failure {
+    fn from(error: ProgramError) -> Self {
+        let code = match error {
+            ProgramError::Setting { .. } => USAGE,
+            ProgramError::Io(_) => FAILED,
+        };
+        Self::new(code, error)
+    }
+}
+
+/// The look-alike of Gluetun as a program: `Some` when this one is called by that name.
+pub(super) fn lookalike() -> Option<Result<u8, Failure>> {
+    let argv: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let name = argv.first().and_then(|path| path.rsplit('/').next());
+    (name == Some(ENTRYPOINT)).then(|| {
+        let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
+        let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+        // One thread: its container has half a CPU.
+        Ok(super::runtime()?.block_on(program::run(argv, variables))?)
+    })
 }
 
 pub(super) fn demo(args: DemoArgs) -> Result<u8, Failure> {
@@ -244,27 +251,5 @@ async fn unless_told_again(signals: &mut Signals, stopped: impl Future<Output = 
     tokio::select! {
         () = stopped => {}
         _ = signals.next() => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_names_with_an_address() {
-        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        for (text, name, to) in [
-            ("origin.test=127.0.0.1", "origin.test", "127.0.0.1:0"),
-            ("Origin.test=127.0.0.1:8443", "origin.test", "127.0.0.1:8443"),
-            ("origin.test:443=127.0.0.1:8443", "origin.test:443", "127.0.0.1:8443"),
-            ("six.test=[::1]:80", "six.test", "[::1]:80"),
-        ] {
-            assert_eq!(host(text), Ok((name.to_owned(), address(to))), "{text}");
-        }
-        for text in ["origin.test", "=127.0.0.1", ":80=127.0.0.1", "a:x=127.0.0.1", "a=b", "a=127.0.0.1:x"] {
-            let error = host(text).unwrap_err();
-            assert!(error.contains("such as origin.test=127.0.0.1"), "{text}: {error}");
-        }
     }
 }

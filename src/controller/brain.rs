@@ -359,7 +359,9 @@ impl Brain {
                 return None;
             }
             let claim = self.claim_of(pod).filter(|claim| claim.transition == binding.transition)?;
-            Some(Asked { uid: view.uid.clone(), ip: view.ip?, often: claim.key.mode == Mode::Strict })
+            // Once it was up, nobody waits for the leader's word any more.
+            let often = claim.key.mode == Mode::Strict && claim.ready != Some(claim.transition);
+            Some(Asked { uid: view.uid.clone(), ip: view.ip?, often })
         });
         asked.collect()
     }

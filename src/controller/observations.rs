@@ -37,6 +37,8 @@ pub(super) struct HadPod {
     pub(super) transition: i32,
     /// Its server.
     pub(super) server: Option<String>,
+    /// When it was made by this leader, or else first seen.
+    pub(super) first: Duration,
 }
 
 /// What was seen of a claim.

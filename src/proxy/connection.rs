@@ -2,10 +2,9 @@
 //! anything else goes to `plain`. Called by `listener`.
 
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -22,7 +21,7 @@ use super::response;
 use super::target::{Target, TargetError};
 use super::thread::{Connection, Thread};
 use super::tunnel::{Greeting, Tunnel, shut};
-use super::upstream::{read_some, write_all};
+use super::upstream::{poll_read_some, read_some, write_all};
 
 /// Failed logins on one connection: then it closes, and guessing costs a connection each.
 const MAX_REFUSED: u32 = 2;
@@ -36,7 +35,7 @@ pub(super) async fn serve(
     client: SocketAddr,
     connection: Rc<Connection>,
 ) {
-    // Not in the box: a client that says nothing takes no more than this.
+    // Not in the box: a client that says nothing takes no more than this, and no room for a head either.
     let mut bytes = Vec::new();
     let found = read_head(&thread, &stream, &mut bytes, true).await;
     // Boxed, so that an open tunnel does not hold the room that opening it took.
@@ -106,7 +105,9 @@ async fn begin(
             host_is_valid: head.host_is_valid,
         };
         let keep_alive = head.keep_alive;
-        bytes.drain(..end);
+        // What came behind the head, which is mostly nothing, takes no room meanwhile.
+        let early = bytes.split_off(end);
+        thread.buffers.give_head(std::mem::replace(&mut bytes, early));
         let opened = {
             let open = open(thread, &stream, connection, request, &mut record);
             while_there(&stream, &mut bytes, open).await
@@ -216,13 +217,20 @@ async fn read_head(
             Scan::TooLarge => return Err(NoHead::Error(HeadError::TooManyFields.into())),
             Scan::Bad(why) => return Err(NoHead::Error(HeadError::Malformed(why).into())),
         }
+        let some = async {
+            if bytes.capacity() == 0 {
+                stream.readable().await?;
+                *bytes = thread.buffers.take_head();
+            }
+            read_some(stream, bytes).await
+        };
         let read = async {
             if begun {
-                return timeout_at(deadline, read_some(stream, bytes)).await;
+                return timeout_at(deadline, some).await;
             }
             tokio::select! {
                 biased;
-                read = timeout_at(deadline, read_some(stream, bytes)) => read,
+                read = timeout_at(deadline, some) => read,
                 () = thread.closing.waiter() => Ok(Ok(0)),
             }
         };
@@ -268,22 +276,12 @@ pub(super) async fn while_there<T>(
 /// Ready once the client has hung up.
 fn poll_early(cx: &mut Context<'_>, stream: &TcpStream, early: &mut Vec<u8>) -> Poll<()> {
     loop {
-        let room = MAX_EARLY.saturating_sub(early.len());
-        if room == 0 {
+        if early.len() >= MAX_EARLY {
             return Poll::Pending;
         }
-        if std::task::ready!(stream.poll_read_ready(cx)).is_err() {
-            return Poll::Ready(());
-        }
-        let begin = early.len();
-        early.resize(begin + room.min(4096), 0);
-        let read = stream.try_read(early.get_mut(begin..).unwrap_or_default());
-        early.truncate(begin + *read.as_ref().unwrap_or(&0));
-        match read {
-            Ok(0) => return Poll::Ready(()),
+        match ready!(poll_read_some(cx, stream, early)) {
+            Ok(0) | Err(_) => return Poll::Ready(()),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return Poll::Ready(()),
         }
     }
 }

@@ -345,7 +345,8 @@ fn switch_protocols(
         // With what the origin has sent behind its 101.
         lease.count(&mut record);
         let opened = Opened { grant: lease.grant, tunnel };
-        Tunnel { client: stream, early, opened, record, greeting: Greeting::None }.run(&thread).await;
+        let tunnel = Tunnel { client: stream, early, opened, record, greeting: Greeting::None };
+        Box::new(tunnel).run(&thread).await;
         drop(client);
     });
 }

@@ -1,22 +1,22 @@
 //! The relay of a tunnel: bytes in both directions until both have ended, half-closes and resets passed
-//! on. One future for both directions, no timer per packet, and no buffer while nothing is under way.
-//!
-//! It copies. A mode that splices would be a sibling of `Half::poll`.
+//! on. One future for both directions, no timer per packet, and no buffer while nothing is under way. Called by
+//! `tunnel`; how the bytes of one direction move is `half`'s.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
-use super::buffers::{Buffers, SIZE};
+use super::buffers::Buffers;
 
-/// Bytes that one direction moves before others on the thread get their turn.
-const TURN: usize = 4 * SIZE;
+mod half;
+mod socket;
+
+use half::{Broken, Half};
 
 /// How a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,110 +66,6 @@ impl Drop for Ends {
             let _ = self.client.set_zero_linger();
             let _ = self.upstream.set_zero_linger();
         }
-    }
-}
-
-/// What broke in a direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Broken {
-    /// Its source.
-    Source,
-    /// Its sink.
-    Sink,
-}
-
-/// One direction.
-#[derive(Debug, Default)]
-struct Half {
-    /// What was read and not yet written: `start..end` of it.
-    spill: Option<Box<[u8]>>,
-    start: usize,
-    end: usize,
-    /// The source has ended.
-    ended: bool,
-    /// Bytes written and not yet reported.
-    moved: u64,
-}
-
-impl Half {
-    /// A direction with bytes to write before anything is read.
-    fn with(bytes: Vec<u8>) -> Self {
-        if bytes.is_empty() {
-            return Self::default();
-        }
-        let end = bytes.len();
-        Self { spill: Some(bytes.into_boxed_slice()), end, ..Self::default() }
-    }
-
-    /// Moves what can be moved now. `Ready(Ok)` once the source has ended and the sink knows; `last` says
-    /// that the sockets are closed next anyway, which tells it as well.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &mut ReadHalf<'_>,
-        sink: &mut WriteHalf<'_>,
-        buffers: &Buffers,
-        last: bool,
-    ) -> Poll<Result<(), Broken>> {
-        let mut left = TURN;
-        loop {
-            if let Some(spill) = &self.spill {
-                while let Some(rest) = spill.get(self.start..self.end).filter(|rest| !rest.is_empty()) {
-                    match Pin::new(&mut *sink).poll_write(cx, rest) {
-                        Poll::Ready(Ok(n)) if n > 0 => {
-                            self.start += n;
-                            self.moved += n as u64;
-                        }
-                        Poll::Ready(_) => return Poll::Ready(Err(Broken::Sink)),
-                        Poll::Pending => return Poll::Pending,
-                    }
-                }
-            }
-            if self.ended {
-                if let Some(buffer) = self.spill.take() {
-                    buffers.give(buffer);
-                }
-                // Closing does what a second shutdown would.
-                if last {
-                    return Poll::Ready(Ok(()));
-                }
-                return Pin::new(&mut *sink).poll_shutdown(cx).map_err(|_| Broken::Sink);
-            }
-            if left == 0 {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            let mut buffer = match self.spill.take() {
-                Some(buffer) if buffer.len() == SIZE => buffer,
-                Some(_) | None => buffers.take(),
-            };
-            let mut read = ReadBuf::new(&mut buffer);
-            let polled = Pin::new(&mut *source).poll_read(cx, &mut read);
-            let filled = read.filled().len();
-            match polled {
-                Poll::Ready(Ok(())) if filled > 0 => {
-                    (self.start, self.end) = (0, filled);
-                    self.spill = Some(buffer);
-                    left = left.saturating_sub(filled);
-                }
-                Poll::Ready(Ok(())) => {
-                    self.ended = true;
-                    buffers.give(buffer);
-                }
-                Poll::Ready(Err(_)) => {
-                    buffers.give(buffer);
-                    return Poll::Ready(Err(Broken::Source));
-                }
-                Poll::Pending => {
-                    buffers.give(buffer);
-                    return Poll::Pending;
-                }
-            }
-        }
-    }
-
-    fn take_moved(&mut self) -> u64 {
-        std::mem::take(&mut self.moved)
     }
 }
 

@@ -263,7 +263,7 @@ fn millis(duration: Duration) -> u64 {
 
 /// A request or tunnel that uses an exit: while it lives, its session is active.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub struct Activity {
     entry: Arc<Entry>,
     exit: Arc<Exit>,
 }

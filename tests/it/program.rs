@@ -65,3 +65,30 @@ async fn the_version_is_told() {
         format!("gluetun-gateway {}\n", env!("CARGO_PKG_VERSION"))
     );
 }
+
+/// Called by the name of Gluetun's own program, it is the look-alike: what an image of it is made of.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_the_name_of_gluetuns_program_it_is_the_look_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gluetun-entrypoint");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_gluetun-gateway"), &path).unwrap();
+    let run = |arguments: &[&str], start: &str| {
+        let mut command = tokio::process::Command::new(&path);
+        command.env_clear().env("LOOKALIKE_START", start).args(arguments).kill_on_drop(true);
+        async move { command.output().await.unwrap() }
+    };
+    let printed = run(&["format-servers", "-mullvad", "-format", "json"], "20ms").await;
+    assert!(printed.status.success(), "{printed:?}");
+    let servers: Vec<serde_json::Value> = serde_json::from_slice(&printed.stdout).unwrap();
+    assert!(servers.len() > 100 && servers.iter().all(|server| server["hostname"].is_string()));
+    let unknown = run(&["format-servers", "-mulvad"], "20ms").await;
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+    // As the VPN client it lacks the right, the device, or the settings, wherever this runs.
+    let client = run(&[], "20ms").await;
+    let said = String::from_utf8_lossy(&client.stdout);
+    assert_eq!(client.status.code(), Some(1), "{said}");
+    assert!(said.contains(" ERROR "), "{said}");
+    let mistaken = run(&[], "soon").await;
+    assert_eq!(mistaken.status.code(), Some(64), "{mistaken:?}");
+    assert!(String::from_utf8_lossy(&mistaken.stderr).contains("such as 800ms"), "{mistaken:?}");
+}

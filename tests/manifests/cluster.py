@@ -128,11 +128,12 @@ class Cluster:
             print(f"logs are in {self.dir}")
 
     def request(self, method, path, body=None, token=ADMIN, kind="application/json"):
-        """One request: its status and the body, read as JSON where it is."""
+        """One request, with a text as it is or anything else as JSON: its status and the body, read as JSON where it
+        is."""
         request = urllib.request.Request(
             f"https://127.0.0.1:{self.port}{path}",
             method=method,
-            data=None if body is None else json.dumps(body).encode(),
+            data=None if body is None else (body if isinstance(body, str) else json.dumps(body)).encode(),
             headers={"Authorization": f"Bearer {token}", "Content-Type": kind},
         )
         try:
@@ -152,15 +153,15 @@ class Cluster:
             raise RuntimeError(f"{method} {path}: {status} {answer}")
         return answer
 
-    def kubeconfig(self, name, token, namespace):
-        """A kubeconfig for that token: the file's path."""
+    def kubeconfig(self, name, token, namespace, server=None):
+        """A kubeconfig for that token: the file's path. `server` where it is not to talk to this one itself."""
         with open(self.at("certs/apiserver.crt"), "rb") as file:
             authority = base64.b64encode(file.read()).decode()
+        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority-data": authority}
         return self.write(name, json.dumps({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "test", "cluster": {
-                "server": f"https://127.0.0.1:{self.port}", "certificate-authority-data": authority}}],
+            "clusters": [{"name": "test", "cluster": {"server": server} if server else cluster}],
             "users": [{"name": "test", "user": {"token": token}}],
             "contexts": [{"name": "test", "context": {
                 "cluster": "test", "user": "test", "namespace": namespace}}],

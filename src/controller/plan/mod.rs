@@ -34,6 +34,9 @@ const REJECTED_KEPT: Duration = Duration::from_secs(2);
 /// The same for a claim whose request did not wait: whoever made it comes again, and is told then.
 const REJECTED_KEPT_NO_WAIT: Duration = Duration::from_secs(10);
 
+/// How exactly claims tell until when starts rest: in whole seconds, cut.
+const TOLD_TO: Duration = Duration::from_secs(1);
+
 /// How often what no longer matters is dropped.
 const FORGET: Duration = Duration::from_secs(10);
 
@@ -153,7 +156,7 @@ impl Brain {
         match claim.reason.as_ref().map(|reason| reason.kind) {
             Some(ReasonKind::Rejected) => {
                 self.give_up_pods(exits, plan);
-                if plan.due(self.rejected_until(claim, plan.now.mono)) {
+                if plan.due(self.rejected_until(claim, plan.now)) {
                     self.delete_claim(claim, false, ClaimEnd::Rejected, plan);
                 }
                 return false;
@@ -183,14 +186,21 @@ impl Brain {
     }
 
     /// How long a rejected claim stays: one whose start failed, and after which starts rest, as long as
-    /// they do. It is the record of that: replicas answer from it, and so does the next leader.
-    fn rejected_until(&self, claim: &Claim, now: Duration) -> Duration {
-        let seen = self.seen.claims.get(&claim.uid).and_then(|seen| seen.rejected).unwrap_or(now);
-        let records = !claim.pinned
-            && claim.reason.as_ref().is_some_and(|r| r.backoff.is_some() && r.code != code::START_BACKOFF);
-        let rest = if records { self.backoffs.resting(&claim.key.place, now) } else { None };
-        let until = rest.map_or(seen, |(until, _)| until.min(seen + LONGEST));
-        until.max(seen + if claim.no_wait { REJECTED_KEPT_NO_WAIT } else { REJECTED_KEPT })
+    /// they do. It is the record of that: replicas answer from it, and so does the next leader. Of a rest
+    /// that goes on for longer than the one it tells of, another claim tells, and whoever asks for this
+    /// session again shall hear of that one.
+    fn rejected_until(&self, claim: &Claim, now: Now) -> Duration {
+        let seen = self.seen.claims.get(&claim.uid).and_then(|seen| seen.rejected).unwrap_or(now.mono);
+        let kept = seen + if claim.no_wait { REJECTED_KEPT_NO_WAIT } else { REJECTED_KEPT };
+        let Some(reason) = claim.reason.as_ref() else { return kept };
+        let told = reason.backoff.map(|backoff| backoff.until + TOLD_TO);
+        let Some((told, (rest, _))) = told.zip(self.backoffs.resting(&claim.key.place, now.mono)) else {
+            return kept;
+        };
+        let records = !claim.pinned && reason.code != code::START_BACKOFF;
+        let kept = if records { kept.max(rest.min(seen + LONGEST)) } else { kept };
+        let over = now.mono + told.duration_since(now.wall).unwrap_or_default();
+        if over < rest { kept.min(over.max(seen + REJECTED_KEPT)) } else { kept }
     }
 
     /// Whether the creation of the claim's current pod is on its way, or not yet shown.

@@ -151,7 +151,9 @@ fn ours(values: &Value, path: &str, is_ours: &dyn Fn(&str) -> bool, mistakes: &m
 }
 
 fn our_label(name: &str) -> bool {
+    // By those beginning with its name a NetworkPolicy could let a pod to the gateway's ports.
     [APP_LABEL, POD_ID_LABEL, "managed-by", "sidecar.istio.io/inject"].contains(&name)
+        || name.starts_with("gluetun-gateway/")
         || ["name", "component", "part-of", "managed-by"]
             .iter()
             .any(|word| name.strip_prefix("app.kubernetes.io/") == Some(word))

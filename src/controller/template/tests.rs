@@ -188,6 +188,7 @@ fn what_makes_the_pod_an_exit_is_refused_by_its_path() {
         ),
         ("metadata: {labels: {app: x}}", "metadata.labels[app]"),
         ("metadata: {labels: {app.kubernetes.io/name: x}}", "metadata.labels[app.kubernetes.io/name]"),
+        ("metadata: {labels: {gluetun-gateway/admin: allowed}}", "metadata.labels[gluetun-gateway/admin]"),
         (
             "metadata: {annotations: {gluetun-gateway/claim: x}}",
             "metadata.annotations[gluetun-gateway/claim]",

@@ -9,6 +9,7 @@
 //! * `settings`: the environment. `link`: the tunnel and its health, moved by time and `faults`.
 //! * `health` and `proxy` (with `dial`, `relay`, `plain`): the two servers. `inside`: destinations that
 //!   are played. `wire`: HTTP as Go's server writes it.
+//! * `program`: all of it as a process of its own, for a container of a real cluster.
 
 mod dial;
 mod entrypoint;
@@ -17,6 +18,7 @@ mod health;
 mod inside;
 mod link;
 mod plain;
+pub mod program;
 mod proxy;
 mod relay;
 mod servers;
