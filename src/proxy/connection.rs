@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client_io::head_timeout;
 use super::connect::{Admitted, Credentials, Hold, Opened, admit, check_target};
+use super::direct;
 use super::error::{Code, ProxyError};
 use super::gate::MAX_EARLY;
 use super::head::{Head, HeadError, MAX_HEAD, Scan, Scanner};
@@ -25,7 +26,7 @@ use super::upstream::{poll_read_some, read_some, write_all};
 /// Failed logins on one connection: then it closes, and guessing costs a connection each.
 const MAX_REFUSED: u32 = 2;
 /// Bytes that a client may still send after an error before it is closed on.
-const LINGER_BYTES: usize = 64 * 1024;
+pub(super) const LINGER_BYTES: usize = 64 * 1024;
 
 /// Serves a client until its connection is closed.
 pub(super) fn serve(
@@ -44,14 +45,17 @@ pub(super) fn serve(
             Next::Closed => {}
             Next::Tunnel(tunnel) => tunnel.run(&thread).await,
             Next::Plain { stream, read } => {
-                Box::pin(plain::serve(thread, stream, read, client, connection)).await;
+                let left = Box::pin(direct::serve(&thread, stream, read, client, &connection)).await;
+                if let Some((stream, read)) = left {
+                    Box::pin(plain::serve(thread, stream, read, client, connection)).await;
+                }
             }
         }
     }
 }
 
 /// What a connection goes on as.
-enum Next {
+pub(super) enum Next {
     /// It is over.
     Closed,
     /// As a tunnel.
@@ -254,7 +258,7 @@ async fn read_head(
 
 /// Runs `future`, for as long as the client is there; `None` once it has hung up, which an end of its
 /// stream means too. Reads on meanwhile: what comes is appended to `early`, until that is full.
-async fn while_there<T>(
+pub(super) async fn while_there<T>(
     stream: &TcpStream,
     early: &mut Vec<u8>,
     future: impl Future<Output = T>,
@@ -286,7 +290,7 @@ fn poll_early(cx: &mut Context<'_>, stream: &TcpStream, early: &mut Vec<u8>) -> 
 }
 
 /// Answers with an error and closes.
-async fn refuse(thread: &Thread, stream: TcpStream, error: &ProxyError, record: Record) -> Next {
+pub(super) async fn refuse(thread: &Thread, stream: TcpStream, error: &ProxyError, record: Record) -> Next {
     if let Sent::Yes = send(thread, &stream, error, record, true).await {
         thread.linger(&stream, thread.shared.timings.linger, LINGER_BYTES).await;
     }
@@ -294,12 +298,18 @@ async fn refuse(thread: &Thread, stream: TcpStream, error: &ProxyError, record: 
 }
 
 /// Whether an answer reached the socket.
-enum Sent {
+pub(super) enum Sent {
     Yes,
     No,
 }
 
-async fn send(thread: &Thread, stream: &TcpStream, error: &ProxyError, record: Record, close: bool) -> Sent {
+pub(super) async fn send(
+    thread: &Thread,
+    stream: &TcpStream,
+    error: &ProxyError,
+    record: Record,
+    close: bool,
+) -> Sent {
     let bytes = response::error_bytes(error, record.id, close);
     let sent = timeout(thread.shared.timings.head, write_all(stream, &bytes)).await;
     if !matches!(sent, Ok(Ok(()))) {
