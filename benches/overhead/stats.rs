@@ -7,10 +7,6 @@ use std::time::Duration;
 pub struct Samples(Vec<Duration>);
 
 impl Samples {
-    pub const fn new() -> Self {
-        Self(Vec::new())
-    }
-
     pub fn push(&mut self, sample: Duration) {
         self.0.push(sample);
     }

@@ -101,7 +101,7 @@ async fn merge<'a, F: Future<Output = ()>>(
 
 /// Sessions that come, get a pod and go, one after the other.
 pub async fn sessions(cluster: &Cluster, gateway: &Gateway, count: usize) -> Sessions {
-    let mut pod = Samples::new();
+    let mut pod = Samples::default();
     let cpu = gateway.cpu();
     for n in 0..count {
         let key = cluster.key(&format!("demo-country-se-session-new{n}"));

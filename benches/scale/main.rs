@@ -14,6 +14,8 @@ mod load;
 mod pods;
 #[path = "../../tests/it/support/real.rs"]
 mod real;
+// Of which each bench uses a part.
+#[allow(dead_code)]
 #[path = "../overhead/stats.rs"]
 mod stats;
 
@@ -122,8 +124,7 @@ async fn rest(scale: &Scale, cluster: &Cluster, restart: bool, idle: bool, mista
 }
 
 async fn restarts(scale: &Scale, cluster: &Cluster, gateway: &mut Gateway) {
-    let [mut ready, mut leads, mut served] = [const { Samples::new() }; 3];
-    let mut cpu = Samples::new();
+    let [mut ready, mut leads, mut served, mut cpu] = <[Samples; 4]>::default();
     for _ in 0..scale.restarts {
         gateway.stop().await;
         let begun = Instant::now();
