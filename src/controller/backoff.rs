@@ -122,6 +122,7 @@ pub(super) enum Gate {
 
 /// Failed starts since the last exit came up: how, and on which servers.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Alike {
     class: Option<FailureClass>,
     servers: BTreeMap<String, (CountryId, Duration)>,
@@ -129,10 +130,13 @@ struct Alike {
 
 /// All rests.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Backoffs {
     places: BTreeMap<Place, Rest>,
     pool: Option<Rest>,
     alike: Alike,
+    /// Whether a rest has begun or ended since it was last asked.
+    changed: bool,
 }
 
 impl Backoffs {
@@ -173,6 +177,7 @@ impl Backoffs {
 
     /// A row of starts has failed for good, in a location or by the whole pool's fault (`pool`). Tells the rest that begins, if one does.
     pub(super) fn row_failed(&mut self, place: &Place, row: Row, pool: bool, now: Now) -> Option<Backoff> {
+        self.changed = true;
         let Row { begun, last, exhausted } = row;
         let rest = if pool {
             self.pool.get_or_insert_with(|| Rest::new(last, now))
@@ -194,7 +199,7 @@ impl Backoffs {
 
     /// An exit on that server has come up: the pool works, and so does every location that has the server.
     pub(super) fn came_up(&mut self, server: &str, catalogue: &Catalogue) {
-        self.pool = None;
+        self.changed |= self.pool.take().is_some() || !self.places.is_empty();
         self.alike = Alike::default();
         let has = |place: &Place| catalogue.candidates(place).any(|found| found.hostname.as_str() == server);
         self.places.retain(|place, _| !has(place));
@@ -223,11 +228,17 @@ impl Backoffs {
             last,
             trial: None,
         };
+        self.changed = true;
         if backoff.pool {
             self.pool = Some(rest);
         } else {
             self.places.insert(place.clone(), rest);
         }
+    }
+
+    /// Whether a rest has begun or ended since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     fn covering(&self, place: &Place) -> impl Iterator<Item = (bool, &Rest)> {
@@ -276,9 +287,12 @@ impl Backoffs {
 
     /// Drops what no longer matters. A trial takes less than that.
     pub(super) fn forget(&mut self, now: Duration) {
+        let before = self.places.len();
         self.places.retain(|_, rest| rest.until + MEMORY > now);
+        self.changed |= self.places.len() < before;
         if self.pool.as_ref().is_some_and(|rest| rest.until + MEMORY <= now) {
             self.pool = None;
+            self.changed = true;
         }
     }
 }

@@ -235,6 +235,7 @@ pub(super) fn is_blocked(reason: &str) -> bool {
 
 /// Everything seen, by uid.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Observations {
     pub(super) claims: BTreeMap<String, ClaimSeen>,
     pub(super) pods: BTreeMap<String, PodSeen>,

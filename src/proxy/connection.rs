@@ -29,23 +29,26 @@ const MAX_REFUSED: u32 = 2;
 pub(super) const LINGER_BYTES: usize = 64 * 1024;
 
 /// Serves a client until its connection is closed.
-pub(super) async fn serve(
+pub(super) fn serve(
     thread: Rc<Thread>,
     stream: TcpStream,
     client: SocketAddr,
     connection: Rc<Connection>,
-) {
-    // Not in the box: a client that says nothing takes no more than this, and no room for a head either.
-    let mut bytes = Vec::new();
-    let found = read_head(&thread, &stream, &mut bytes, true).await;
-    // Boxed, so that an open tunnel does not hold the room that opening it took.
-    match Box::pin(begin(&thread, stream, client, &connection, bytes, found)).await {
-        Next::Closed => {}
-        Next::Tunnel(tunnel) => tunnel.run(&thread).await,
-        Next::Plain { stream, read } => {
-            let left = Box::pin(direct::serve(&thread, stream, read, client, &connection)).await;
-            if let Some((stream, read)) = left {
-                Box::pin(plain::serve(thread, stream, read, client, connection)).await;
+) -> impl Future<Output = ()> {
+    // A block, since an `async fn` keeps its arguments twice.
+    async move {
+        let mut bytes = Vec::new();
+        // Boxed each, so that an open tunnel does not hold the room that getting there took, nor a client that says
+        // nothing the room for more than a head.
+        let found = Box::pin(read_head(&thread, &stream, &mut bytes, true)).await;
+        match Box::pin(begin(&thread, stream, client, &connection, bytes, found)).await {
+            Next::Closed => {}
+            Next::Tunnel(tunnel) => tunnel.run(&thread).await,
+            Next::Plain { stream, read } => {
+                let left = Box::pin(direct::serve(&thread, stream, read, client, &connection)).await;
+                if let Some((stream, read)) = left {
+                    Box::pin(plain::serve(thread, stream, read, client, connection)).await;
+                }
             }
         }
     }

@@ -79,29 +79,99 @@ enum Next {
     Up,
 }
 
-/// Relays until the tunnel ends. `early` is what the client has sent already. `moved` hears of bytes as
-/// they are written: towards the exit, towards the client. `gone` ends once the exit is gone, and may be
-/// polled again then. `half_idle` bounds the silence of a tunnel of which one side has ended; two open
-/// sides may be silent for as long as they live.
-pub async fn relay(
-    ends: &mut Ends,
-    early: Vec<u8>,
-    buffers: &Buffers,
-    mut gone: impl Future<Output = ()> + Unpin,
-    half_idle: Duration,
-    mut moved: impl FnMut(u64, u64),
-) -> End {
-    let (mut client_in, mut client_out) = ends.client.split();
-    let (mut upstream_in, mut upstream_out) = ends.upstream.split();
-    let (mut up, mut down) = (Half::with(early), Half::default());
-    let next = poll_fn(|cx| {
-        if Pin::new(&mut gone).poll(cx).is_ready() {
+/// Both directions of a tunnel.
+#[derive(Debug)]
+pub struct Relay {
+    up: Half,
+    down: Half,
+}
+
+impl Relay {
+    /// Of a client that has sent this already.
+    pub fn new(early: Vec<u8>) -> Self {
+        Self { up: Half::with(early), down: Half::default() }
+    }
+
+    /// Relays until the tunnel ends. `moved` hears of bytes as they are written: towards the exit, towards the
+    /// client. `gone` ends once the exit is gone, and may be polled again then. `half_idle` bounds the silence of a
+    /// tunnel of which one side has ended; two open sides may be silent for as long as they live.
+    ///
+    /// What a tunnel holds while it is open is its caller's and a few pointers: an idle one is to be small.
+    pub async fn run(
+        &mut self,
+        ends: &mut Ends,
+        buffers: &Buffers,
+        gone: &mut (impl Future<Output = ()> + Unpin),
+        half_idle: Duration,
+        moved: &mut impl FnMut(u64, u64),
+    ) -> End {
+        match poll_fn(|cx| self.poll_both(cx, ends, buffers, gone, moved)).await {
+            Next::End(end) => end,
+            // Boxed: few tunnels are half open for long, and all others should not hold the room for it.
+            Next::Down(done) => {
+                let Self { down, .. } = self;
+                Box::pin(async move {
+                    let (client_in, mut client_out) = ends.client.split();
+                    let (mut upstream_in, _) = ends.upstream.split();
+                    let poll = |cx: &mut Context<'_>| {
+                        let polled = down.poll(cx, &mut upstream_in, &mut client_out, buffers, true);
+                        (polled, (0, down.take_moved()))
+                    };
+                    let end = |result| match result {
+                        Ok(()) => done,
+                        Err(Broken::Source) => End::Upstream,
+                        Err(Broken::Sink) => End::Client,
+                    };
+                    // The ended side is read no more, so only its error tells of a reset.
+                    let reset = async { client_in.ready(Interest::ERROR).await.map(|_| End::Client) };
+                    half_open(poll, end, reset, gone, half_idle, moved).await
+                })
+                .await
+            }
+            Next::Up => {
+                let Self { up, .. } = self;
+                Box::pin(async move {
+                    let (mut client_in, _) = ends.client.split();
+                    let (upstream_in, mut upstream_out) = ends.upstream.split();
+                    let poll = |cx: &mut Context<'_>| {
+                        let polled = up.poll(cx, &mut client_in, &mut upstream_out, buffers, true);
+                        (polled, (up.take_moved(), 0))
+                    };
+                    let end = |result| match result {
+                        Ok(()) => End::Done,
+                        Err(Broken::Source) => End::Client,
+                        Err(Broken::Sink) => End::Linger,
+                    };
+                    let reset = async { upstream_in.ready(Interest::ERROR).await.map(|_| End::Linger) };
+                    half_open(poll, end, reset, gone, half_idle, moved).await
+                })
+                .await
+            }
+        }
+    }
+
+    /// The first phase: both sides are open.
+    fn poll_both(
+        &mut self,
+        cx: &mut Context<'_>,
+        ends: &mut Ends,
+        buffers: &Buffers,
+        gone: &mut (impl Future<Output = ()> + Unpin),
+        moved: &mut impl FnMut(u64, u64),
+    ) -> Poll<Next> {
+        if Pin::new(gone).poll(cx).is_ready() {
             return Poll::Ready(Next::End(End::Gone));
         }
+        let Self { up, down } = self;
+        let (mut client_in, mut client_out) = ends.client.split();
+        let (mut upstream_in, mut upstream_out) = ends.upstream.split();
         let upward = up.poll(cx, &mut client_in, &mut upstream_out, buffers, false);
         let last = upward.is_ready();
         let downward = down.poll(cx, &mut upstream_in, &mut client_out, buffers, last);
-        moved(up.take_moved(), down.take_moved());
+        let (moved_up, moved_down) = (up.take_moved(), down.take_moved());
+        if moved_up + moved_down > 0 {
+            moved(moved_up, moved_down);
+        }
         match (upward, downward) {
             (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
                 Poll::Ready(Next::End(End::Client))
@@ -116,39 +186,6 @@ pub async fn relay(
             (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Next::Up),
             (Poll::Pending, Poll::Pending) => Poll::Pending,
         }
-    })
-    .await;
-
-    // Boxed: few tunnels are half open for long, and all others should not hold the room for it.
-    match next {
-        Next::End(end) => end,
-        Next::Down(done) => {
-            let poll = |cx: &mut Context<'_>| {
-                let polled = down.poll(cx, &mut upstream_in, &mut client_out, buffers, true);
-                (polled, (0, down.take_moved()))
-            };
-            let end = |result| match result {
-                Ok(()) => done,
-                Err(Broken::Source) => End::Upstream,
-                Err(Broken::Sink) => End::Client,
-            };
-            // The ended side is read no more, so only its error tells of a reset.
-            let reset = async { client_in.ready(Interest::ERROR).await.map(|_| End::Client) };
-            Box::pin(half_open(poll, end, reset, gone, half_idle, moved)).await
-        }
-        Next::Up => {
-            let poll = |cx: &mut Context<'_>| {
-                let polled = up.poll(cx, &mut client_in, &mut upstream_out, buffers, true);
-                (polled, (up.take_moved(), 0))
-            };
-            let end = |result| match result {
-                Ok(()) => End::Done,
-                Err(Broken::Source) => End::Client,
-                Err(Broken::Sink) => End::Linger,
-            };
-            let reset = async { upstream_in.ready(Interest::ERROR).await.map(|_| End::Linger) };
-            Box::pin(half_open(poll, end, reset, gone, half_idle, moved)).await
-        }
     }
 }
 
@@ -157,15 +194,15 @@ async fn half_open(
     mut poll: impl FnMut(&mut Context<'_>) -> (Poll<Result<(), Broken>>, (u64, u64)),
     end: impl Fn(Result<(), Broken>) -> End,
     reset: impl Future<Output = std::io::Result<End>>,
-    mut gone: impl Future<Output = ()> + Unpin,
+    gone: &mut (impl Future<Output = ()> + Unpin),
     half_idle: Duration,
-    mut moved: impl FnMut(u64, u64),
+    moved: &mut impl FnMut(u64, u64),
 ) -> End {
     let mut reset = pin!(reset);
     let mut idle = pin!(tokio::time::sleep(half_idle));
     let mut since = Instant::now();
     poll_fn(|cx| {
-        if Pin::new(&mut gone).poll(cx).is_ready() {
+        if Pin::new(&mut *gone).poll(cx).is_ready() {
             return Poll::Ready(End::Gone);
         }
         let (polled, (up, down)) = poll(cx);

@@ -1,23 +1,22 @@
 //! An open tunnel: the client is told, then bytes are relayed until both sides have ended.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use prometheus::IntGauge;
 use tokio::net::TcpStream;
 
 use super::connect::Opened;
+use super::event::Waiter;
 use super::exits::Grant;
 use super::record::{Outcome, Record};
-use super::relay::{self, End, Ends};
+use super::relay::{End, Ends, Relay};
 use super::response::Established;
 use super::thread::Thread;
 use super::upstream::write_all;
-use crate::session::{Activity, Exit};
+use crate::session::Activity;
 
 /// A tunnel that is open on both sides.
 pub(super) struct Tunnel {
@@ -48,15 +47,15 @@ impl Tunnel {
     /// Relays until the tunnel ends.
     pub(super) async fn run(self: Box<Self>, thread: &Rc<Thread>) {
         // Boxed, so that an open tunnel does not hold the room that its begin and its end take.
-        let Some((mut open, early)) = Box::pin(self.greet(thread)).await else { return };
-        let end = open.relay(thread, early).await;
+        let Some(mut open) = Box::pin(self.greet(thread)).await else { return };
+        let end = open.relay(thread).await;
         if let Some(ends) = open.finish(end) {
             Box::pin(linger(thread, ends)).await;
         }
     }
 
     /// Tells the client; `None` if it does not hear that any more.
-    async fn greet(self: Box<Self>, thread: &Thread) -> Option<(Box<Open>, Vec<u8>)> {
+    async fn greet(self: Box<Self>, thread: &Thread) -> Option<Box<Open>> {
         let Self { client, early, opened: Opened { grant, tunnel }, mut record, greeting } = *self;
         let ends = Ends::new(client, tunnel.stream);
         let mut first = if greeting == Greeting::Due {
@@ -88,35 +87,49 @@ impl Tunnel {
         }
         let counted = Counted::new(&thread.counters.tunnels);
         let Grant { exit, active, .. } = grant;
-        Some((Box::new(Open { ends, record, exit, _active: active, _counted: counted }), early))
+        let gone = Gone {
+            exit: thread.gone(&exit),
+            account: record.slot.as_ref().map(|slot| thread.account_gone(slot.usage())),
+        };
+        let relay = Relay::new(early);
+        Some(Box::new(Open { ends, relay, gone, record, _active: active, _counted: counted }))
     }
 }
 
 /// What a tunnel needs while it is open.
 struct Open {
     ends: Ends,
+    relay: Relay,
+    gone: Gone,
     record: Record,
-    exit: Arc<Exit>,
     _active: Option<Activity>,
     _counted: Counted,
 }
 
+/// Ends when the exit's pod is gone, or what is open of the account must end.
+struct Gone {
+    exit: Waiter,
+    account: Option<Waiter>,
+}
+
+impl Future for Gone {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(account) = &mut self.account
+            && Pin::new(account).poll(cx).is_ready()
+        {
+            return Poll::Ready(());
+        }
+        Pin::new(&mut self.exit).poll(cx)
+    }
+}
+
 impl Open {
-    async fn relay(&mut self, thread: &Thread, early: Vec<u8>) -> End {
-        let Self { ends, record, exit, .. } = self;
-        let mut exit_gone = thread.gone(exit);
-        let mut account_gone = record.slot.as_ref().map(|slot| thread.account_gone(slot.usage()));
-        let gone = poll_fn(move |cx| {
-            if let Some(ended) = &mut account_gone
-                && Pin::new(ended).poll(cx).is_ready()
-            {
-                return Poll::Ready(());
-            }
-            Pin::new(&mut exit_gone).poll(cx)
-        });
+    async fn relay(&mut self, thread: &Thread) -> End {
+        let Self { ends, relay, gone, record, .. } = self;
         let half_idle = thread.shared.timings.half_idle;
-        relay::relay(ends, early, &thread.buffers, gone, half_idle, |up, down| record.add_bytes(up, down))
-            .await
+        relay.run(ends, &thread.buffers, gone, half_idle, &mut |up, down| record.add_bytes(up, down)).await
     }
 
     /// Ends the record, and closes or resets both sides; what is left of them if the client is to be lingered for.

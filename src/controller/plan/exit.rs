@@ -15,7 +15,7 @@ use crate::selector::Mode;
 use crate::session::FailureClass;
 use crate::session::claim::{Backoff, Claim, Reason, ReasonKind};
 use crate::session::failure::code;
-use crate::session::pod::pod_name;
+use crate::session::pod::{PodState, pod_name};
 
 /// Starts in a row, the first included: more do not fit into the time that a request is held.
 const MAX_ATTEMPTS: u32 = 3;
@@ -56,6 +56,9 @@ impl Brain {
             Verdict::Up => {
                 let after = plan.now.mono.saturating_sub(seen.first);
                 let first = !std::mem::replace(&mut seen.told_up, true);
+                if first {
+                    self.count(pod);
+                }
                 // One that the claim says was up before this leader saw it says nothing of starts now.
                 if first && claim.ready != Some(claim.transition) {
                     if let Some(server) = pod.view.server.as_deref() {
@@ -272,10 +275,7 @@ impl Brain {
 
     /// Whether any exit of ours is up: then the key and the subscription work.
     fn is_any_up(&self) -> bool {
-        self.snapshot.pods.iter().any(|pod| {
-            pod.view.binding.is_some()
-                && self.seen.pods.get(&pod.view.uid).is_some_and(|seen| seen.is_healthy(pod))
-        })
+        self.census().of(PodState::Ready) > 0
     }
 
     /// Whether somebody is seen to want the claim's exit.

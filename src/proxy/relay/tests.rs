@@ -69,16 +69,16 @@ impl Rig {
         let buffers = Rc::new(Buffers::new(MODE.get()));
         let moved = Rc::new(RefCell::new(Bytes::default()));
         let relay = spawn_local({
-            let (early, waiter) = (early.to_vec(), gone.waiter());
+            let (mut relay, mut waiter) = (Relay::new(early.to_vec()), gone.waiter());
             let (buffers, bytes) = (Rc::clone(&buffers), Rc::clone(&moved));
             async move {
                 let mut ends = Ends::new(near_client, near_server);
-                let end = relay(&mut ends, early, &buffers, waiter, half_idle, |up, down| {
+                let mut moved = |up, down| {
                     let mut bytes = bytes.borrow_mut();
                     bytes.up += up;
                     bytes.down += down;
-                })
-                .await;
+                };
+                let end = relay.run(&mut ends, &buffers, &mut waiter, half_idle, &mut moved).await;
                 if matches!(end, End::Done | End::Linger) {
                     ends.close();
                 }
