@@ -1,5 +1,5 @@
 //! One client's connection, from accept to close: heads are read here as long as they are CONNECTs,
-//! anything else goes to `plain`. Called by `listener`.
+//! anything else goes to `direct`. Called by `listener`.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -15,7 +15,6 @@ use super::direct;
 use super::error::{Code, ProxyError};
 use super::gate::MAX_EARLY;
 use super::head::{Head, HeadError, MAX_HEAD, Scan, Scanner};
-use super::plain;
 use super::record::{Kind, Outcome, Record};
 use super::response;
 use super::target::{Target, TargetError};
@@ -45,10 +44,7 @@ pub(super) fn serve(
             Next::Closed => {}
             Next::Tunnel(tunnel) => tunnel.run(&thread).await,
             Next::Plain { stream, read } => {
-                let left = Box::pin(direct::serve(&thread, stream, read, client, &connection)).await;
-                if let Some((stream, read)) = left {
-                    Box::pin(plain::serve(thread, stream, read, client, connection)).await;
-                }
+                Box::pin(direct::serve(thread, stream, read, client, connection)).await;
             }
         }
     }

@@ -25,6 +25,7 @@ use super::exits::Grant;
 use super::forward::{no_answer, unasked};
 use super::head::{self, MAX_HEAD, Scan, Scanner};
 use super::origin::{self, Unanswered};
+use super::plain;
 use super::pool::Key;
 use super::record::{Kind, Outcome, Record};
 use super::reply::Reply;
@@ -38,9 +39,24 @@ use super::wish::Wish;
 /// What is read at once of requests: no more may lie behind one that is being answered.
 const ROOM: usize = MAX_HEAD + 1;
 
-/// Serves a connection of which the first request's head has been read, until it is closed, or there is a
-/// request of another kind: then it is returned, with what has been read of that and not been used.
+/// Serves a connection of which the first request's head, in `read`, has been read.
 pub(super) async fn serve(
+    thread: Rc<Thread>,
+    stream: TcpStream,
+    read: Vec<u8>,
+    addr: SocketAddr,
+    connection: Rc<Connection>,
+) {
+    // Boxed each: the one's room is not kept for the other.
+    let left = Box::pin(answer_all(&thread, stream, read, addr, &connection)).await;
+    if let Some((stream, read)) = left {
+        Box::pin(plain::serve(thread, stream, read, addr, connection)).await;
+    }
+}
+
+/// Answers requests until the connection is closed, or there is one of another kind: then it is returned, with
+/// what has been read of that and not been used.
+async fn answer_all(
     thread: &Rc<Thread>,
     stream: TcpStream,
     read: Vec<u8>,

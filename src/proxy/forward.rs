@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -262,22 +262,11 @@ fn rewrite(parts: &mut Parts) -> Result<Option<HeaderValue>, ProxyError> {
     // RFC 9112, 3.2.2: the client's Host is ignored, the target says which it is.
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
     parts.headers.insert(HOST, host);
-    // An empty path also reads as "/", but is not the same.
-    let root = PathAndQuery::from_static(ROOT);
-    let empty = parts.uri.path_and_query().is_none_or(|path| *path != root && path.as_str() == ROOT);
-    parts.uri = if empty && parts.method == Method::OPTIONS {
-        // RFC 9112, 3.2.4.
-        Uri::from_static("*")
-    } else {
-        let path = parts.uri.path_and_query().cloned();
-        path.unwrap_or_else(|| PathAndQuery::from_static(ROOT)).into()
-    };
+    let path = parts.uri.path_and_query().cloned();
+    parts.uri = path.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
     parts.version = Version::HTTP_11;
     Ok(protocol)
 }
-
-/// The path of a URL without one.
-const ROOT: &str = "/";
 
 impl Reply {
     /// The response for the client.

@@ -238,7 +238,7 @@ pub(super) fn answer(bytes: &[u8], turn: Turn, out: &mut Vec<u8>) -> Result<Read
     out.extend_from_slice(b"\r\n");
     // RFC 9112, 6.3 (3): a Transfer-Encoding overrides it.
     let encoded = values(fields, "transfer-encoding").next().is_some();
-    let mut length_due = !encoded && !matches!(status, 204 | 304);
+    let mut length_due = !encoded && (turn.head || !matches!(status, 204 | 304));
     let named = names_more(fields);
     for field in fields {
         let is = |other: &str| field.name.eq_ignore_ascii_case(other);

@@ -170,7 +170,8 @@ fn content_is_delimited_as_the_head_says() {
     assert_eq!(framed(length, 200, false, 1), ok("Content-Length: 5/5/true"));
     assert_eq!(framed(length, 200, true, 1), ok("Content-Length: 5/0/true"));
     assert_eq!(framed(length, 304, false, 1), ok("/0/true"));
-    assert_eq!(framed(length, 204, true, 1), ok("/0/true"));
+    assert_eq!(framed(length, 304, true, 1), ok("Content-Length: 5/0/true"));
+    assert_eq!(framed(length, 204, false, 1), ok("/0/true"));
     assert_eq!(framed(length, 200, false, 0), ok("Content-Length: 5/5/false"));
     assert_eq!(
         framed("Content-Length: 5\r\nConnection: Keep-Alive\r\n", 200, false, 0),

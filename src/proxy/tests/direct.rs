@@ -259,6 +259,8 @@ fn requests() -> impl Strategy<Value = (String, String, Vec<String>)> {
         "(/[a-z0-9.%~!@:'()*+,;=$&_|-]{0,8}){0,3}(\\?[a-z=&/?@%]{0,8})?",
         prop::collection::vec(field, 0..8),
     )
+        // hyper does not tell a path that is empty from one that is "/"; a rewritten OPTIONS has to.
+        .prop_filter("a path", |(method, rest, _)| *method != "OPTIONS" || rest.starts_with(['/', '?']))
         .prop_map(|(method, rest, fields)| (method.to_owned(), rest, fields))
 }
 
