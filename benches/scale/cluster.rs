@@ -132,8 +132,11 @@ impl Cluster {
             _listening: pods::listen(size.pods).await,
             _dir: dir,
         };
-        let made: Vec<(String, Option<String>)> =
-            stream::iter(0..size.claims).map(|n| cluster.session(&config, n)).buffered(AT_ONCE).collect().await;
+        let made: Vec<(String, Option<String>)> = stream::iter(0..size.claims)
+            .map(|n| cluster.session(&config, n))
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
         cluster.pod_names = made.iter().filter_map(|(_, pod)| pod.clone()).collect();
         cluster.claims = made.into_iter().map(|(claim, _)| claim).collect();
         cluster.filled = begun.elapsed();
@@ -144,7 +147,8 @@ impl Cluster {
     async fn session(&self, config: &Config, n: usize) -> (String, Option<String>) {
         let post = PostParams::default();
         let with_exit = n < self.size.pods;
-        let user = if with_exit { self.with_exit(n) } else { format!("demo-country-se-session-s{n}-mode-strict") };
+        let user =
+            if with_exit { self.with_exit(n) } else { format!("demo-country-se-session-s{n}-mode-strict") };
         let key = self.key(&user);
         let in_use = n < self.size.in_use();
         let idle = if in_use { IDLE_IN_USE } else { IDLE };
@@ -248,8 +252,12 @@ fn servers(count: usize) -> String {
 fn kubeconfig(config: &kube::Config) -> String {
     let token = config.auth_info.token.as_ref().expect("a token").expose_secret();
     let authority = config.root_cert.as_ref().and_then(|all| all.first()).expect("a certificate");
-    let lines: Vec<String> =
-        STANDARD.encode(authority).as_bytes().chunks(64).map(|l| String::from_utf8_lossy(l).into_owned()).collect();
+    let lines: Vec<String> = STANDARD
+        .encode(authority)
+        .as_bytes()
+        .chunks(64)
+        .map(|l| String::from_utf8_lossy(l).into_owned())
+        .collect();
     let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
     format!(
         "apiVersion: v1\nkind: Config\nclusters: [{{name: bench, cluster: {{server: \"{}\", \

@@ -66,8 +66,7 @@ const QUICK: Scale = Scale {
 
 /// What a gateway that nobody uses may ask for: the leader's own lease, watches that are taken up again
 /// each two minutes, and the look for a server list that another replica may have fetched.
-const AT_REST: [&str; 5] =
-    ["patch leases", "update leases", "watch leases", "watch pods", "get configmaps"];
+const AT_REST: [&str; 5] = ["patch leases", "update leases", "watch leases", "watch pods", "get configmaps"];
 
 fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -400,9 +400,14 @@ impl Snapshot {
             let exits: Vec<_> = pods
                 .exits
                 .iter()
-                .flat_map(|(uid, exits)| exits.0.iter().map(|(t, pod)| (uid.clone(), *t, pod.view.uid.clone())))
+                .flat_map(|(uid, exits)| {
+                    exits.0.iter().map(|(t, pod)| (uid.clone(), *t, pod.view.uid.clone()))
+                })
                 .collect();
-            format!("{uids:?} {exits:?} {} {:?} {:?} {:?}", pods.live, pods.servers, pods.owners, pods.starting)
+            format!(
+                "{uids:?} {exits:?} {} {:?} {:?} {:?}",
+                pods.live, pods.servers, pods.owners, pods.starting
+            )
         };
         let (kept, is) = (told(&self.all), told(&all));
         if kept != is || owned != self.owned {

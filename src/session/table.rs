@@ -235,11 +235,7 @@ impl Entry {
 
     /// When the session was last used: now, if it is in use.
     pub(super) fn last_used(&self) -> u64 {
-        if self.is_in_use() {
-            self.clock.now()
-        } else {
-            self.last_used.load(Ordering::Relaxed)
-        }
+        if self.is_in_use() { self.clock.now() } else { self.last_used.load(Ordering::Relaxed) }
     }
 
     /// For how long nobody has used the session here; none if nobody ever has.
@@ -396,18 +392,14 @@ impl Table {
         match self.get(key) {
             Some(entry) => entry,
             None => Arc::clone(
-                &self
-                    .entries
-                    .entry(key.clone())
-                    .or_insert_with(|| Arc::new(Entry::new(key.clone(), self))),
+                &self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self))),
             ),
         }
     }
 
     /// Queues a request. Its entry cannot vanish while it waits.
     pub(super) fn wait(&self, key: &SessionKey, lifetimes: &Lifetimes) -> Result<Waiter, Crowded> {
-        let slot =
-            self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self)));
+        let slot = self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self)));
         let entry = Arc::clone(&slot);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITERS {
             self.waiting.fetch_sub(1, Ordering::Relaxed);

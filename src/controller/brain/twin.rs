@@ -51,10 +51,14 @@ impl Brain {
         if m != a {
             Err(format!("a plan of what has changed: {m:#?}\na plan of everything: {a:#?}"))
         } else if late {
-            Err(format!("a plan of what has changed wakes at {:?}, of everything at {:?}", mine.wake, all.wake))
+            Err(format!(
+                "a plan of what has changed wakes at {:?}, of everything at {:?}",
+                mine.wake, all.wake
+            ))
         } else if let Some(what) = self.snapshot.inconsistency() {
             Err(format!("what is known of all pods together is wrong: {what}"))
-        } else if let Some(state) = PodState::ALL.into_iter().find(|s| self.census.of(*s) != self.recount(*s)) {
+        } else if let Some(state) = PodState::ALL.into_iter().find(|s| self.census.of(*s) != self.recount(*s))
+        {
             Err(format!("pods that are {}: {} counted", state.as_str(), self.census.of(state)))
         } else {
             Ok(mine)

@@ -48,8 +48,7 @@ impl Brain {
         }
         queue.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
         let limit = self.settings.limit;
-        let unseen =
-            self.writes.places(|name| self.snapshot.pod(name).is_some_and(|pod| pod.view.is_live()));
+        let unseen = self.writes.places(|name| self.snapshot.pod(name).is_some_and(|pod| pod.view.is_live()));
         let mut used = self.snapshot.live() + unseen.len();
         // Beside the servers of live pods, foreign ones' too.
         let mut taken: BTreeSet<String> =

@@ -110,9 +110,7 @@ impl Brain {
             .and_then(|claim| claim.reason.as_ref())
             .is_some_and(|reason| reason.kind == ReasonKind::Rejected);
         let draining = claim.is_some_and(|claim| exits.older(claim).next().is_some());
-        for (holds, units) in
-            [(rejected, &mut self.found.rejected), (draining, &mut self.found.draining)]
-        {
+        for (holds, units) in [(rejected, &mut self.found.rejected), (draining, &mut self.found.draining)] {
             if !holds {
                 units.remove(unit);
             } else if !units.contains(unit) {
@@ -189,8 +187,7 @@ impl Brain {
         self.blamed.retain(|_, since| *since + BLAMED > now);
         self.backoffs.forget(now);
         let snapshot = &self.snapshot;
-        self.writes
-            .prune(now, |name, uid| snapshot.has_claim(name, uid) || snapshot.exits(uid).is_some());
+        self.writes.prune(now, |name, uid| snapshot.has_claim(name, uid) || snapshot.exits(uid).is_some());
         self.policy.prune(|owner| snapshot.owns_any(owner));
     }
 }
