@@ -310,7 +310,12 @@ pub(super) async fn send(
     record: Record,
     close: bool,
 ) -> Sent {
-    let bytes = response::error_bytes(error, record.id, close);
+    let mut bytes = response::error_bytes(error, record.id, close);
+    if record.method == Some(http::Method::HEAD) {
+        // RFC 9110, 9.3.2: no content, whose length is told all the same.
+        let end = bytes.windows(4).position(|end| end == b"\r\n\r\n");
+        bytes.truncate(end.map_or(bytes.len(), |end| end + 4));
+    }
     let sent = timeout(thread.shared.timings.head, write_all(stream, &bytes)).await;
     if !matches!(sent, Ok(Ok(()))) {
         record.finish(Outcome::ClientGone);

@@ -533,3 +533,19 @@ async fn a_client_that_leaves_takes_its_request_with_it() {
     assert!(rest(&mut origin).await.ends_with(b"\r\n\r\n"));
     eventually("its record", || gateway.requests("http", "client_gone") == 1).await;
 }
+
+#[tokio::test]
+async fn a_challenge_to_a_head_has_no_content() {
+    let (_pod, origin, gateway) = world(|_| {}).await;
+    origin.says(HELLO, false);
+    let mut stream = gateway.connect().await;
+    let bare = "HEAD http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n";
+    stream.write_all(bare.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 407 "));
+    let answer = ask(&mut stream, &request("GET", "/", "")).await;
+    assert_eq!((answer.status, answer.text()), (200, "hello"));
+}
