@@ -21,11 +21,6 @@ mod inspect;
 #[cfg(feature = "simulator")]
 mod simulated;
 
-/// glibc's leaves gaps around what is aligned to a cache line, as the state of every socket is: a fifth of an idle
-/// tunnel's memory (docs/performance.md).
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 /// `EX_USAGE` of `sysexits.h`: the configuration or the arguments are wrong.
 const USAGE: u8 = 64;
 
