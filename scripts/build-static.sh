@@ -34,7 +34,9 @@ esac
 triple=$cpu-unknown-linux-gnu
 need cargo 'https://rustup.rs'
 
-settings=("RUSTFLAGS=-C target-feature=+crt-static")
+# The system call for random numbers, by itself: looked up at run time, as by default, a static program does not find it, and
+# would need /dev/urandom.
+settings=("RUSTFLAGS=-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"")
 if [ "$cpu" != "$machine" ]; then
     need "$compiler" "apt-get install gcc-${cpu//_/-}-linux-gnu"
     name=${triple//-/_}

@@ -54,7 +54,7 @@ impl Gateway {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let pid = child.id().expect("it runs");
         let gateway = Self { child, pid, proxy, admin };
-        gateway.until("it to be ready", |gateway| async { gateway.get("/readyz").await.0 == 200 }).await;
+        gateway.until("it to be ready", async |gateway: &Self| gateway.get("/readyz").await.0 == 200).await;
         gateway
     }
 
@@ -66,7 +66,7 @@ impl Gateway {
         assert!(ended.expect("a status").success(), "it ends in good order");
     }
 
-    async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut(&'_ Self) -> F) {
+    async fn until(&self, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
         let begun = Instant::now();
         while !holds(self).await {
             assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");

@@ -28,13 +28,14 @@ const MAX_REFUSED: u32 = 2;
 pub(super) const LINGER_BYTES: usize = 64 * 1024;
 
 /// Serves a client until its connection is closed.
+// An `async fn` keeps its arguments twice.
+#[allow(clippy::manual_async_fn)]
 pub(super) fn serve(
     thread: Rc<Thread>,
     stream: TcpStream,
     client: SocketAddr,
     connection: Rc<Connection>,
 ) -> impl Future<Output = ()> {
-    // A block, since an `async fn` keeps its arguments twice.
     async move {
         let mut bytes = Vec::new();
         // Boxed each, so that an open tunnel does not hold the room that getting there took, nor a client that says

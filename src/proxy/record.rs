@@ -30,6 +30,18 @@ impl RequestId {
         Self(rand::random())
     }
 
+    fn digits(self) -> [u8; 16] {
+        std::array::from_fn(|n| {
+            let digit = (self.0 >> (60 - 4 * n) & 0xf) as u8;
+            digit + if digit < 10 { b'0' } else { b'a' - 10 }
+        })
+    }
+
+    /// Appends it.
+    pub(super) fn push_to(self, text: &mut String) {
+        text.push_str(std::str::from_utf8(&self.digits()).unwrap_or_default());
+    }
+
     #[cfg(test)]
     pub(super) const fn of(id: u64) -> Self {
         Self(id)
@@ -39,11 +51,7 @@ impl RequestId {
 impl fmt::Display for RequestId {
     /// In one piece: it is shown twice for every request.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits: [u8; 16] = std::array::from_fn(|n| {
-            let digit = (self.0 >> (60 - 4 * n) & 0xf) as u8;
-            digit + if digit < 10 { b'0' } else { b'a' - 10 }
-        });
-        f.write_str(std::str::from_utf8(&digits).unwrap_or_default())
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 

@@ -2,7 +2,9 @@
 
 import base64
 import dataclasses
+import errno
 import http.server
+import itertools
 import json
 import socket
 import threading
@@ -32,10 +34,11 @@ class Proxy:
     def __init__(self, address, port, password):
         self.address, self.port, self.password = address, port, password
 
-    def connect(self, user, target, patience=120):
-        """A CONNECT: the open socket, with what has come after the head, and the answer."""
+    def connect(self, user, target, patience=120, source=0):
+        """A CONNECT from a port of this machine (0 for any): the open socket, with what has come after the head, and the
+        answer."""
         began = time.monotonic()
-        sock = socket.create_connection((self.address, self.port), timeout=patience)
+        sock = socket.create_connection((self.address, self.port), timeout=patience, source_address=("", source))
         connected = time.monotonic() - began
         sock.settimeout(patience)
         sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{self.credentials(user)}\r\n".encode())
@@ -47,7 +50,7 @@ class Proxy:
             sock.close()
         return sock, reader, answer
 
-    def get(self, user, url, patience=120, absolute=False):
+    def get(self, user, url, patience=120, absolute=False, source=0):
         """A GET of an http URL, through a tunnel or in absolute form. The time is until the last byte."""
         began = time.monotonic()
         parts = urllib.parse.urlsplit(url)
@@ -60,7 +63,7 @@ class Proxy:
             reader = sock.makefile("rb")
             request = f"GET {url} HTTP/1.1\r\n{common}{self.credentials(user)}\r\n"
         else:
-            sock, reader, answer = self.connect(user, target, patience)
+            sock, reader, answer = self.connect(user, target, patience, source)
             connected = answer.connected
             if answer.status != 200:
                 return answer
@@ -128,10 +131,17 @@ class Stream(threading.Thread):
 
 
 class Load:
-    """Clients that ask one after the other, each through a connection of its own, until `stop`."""
+    """Clients that ask one after the other, each through a connection of its own, until `stop`.
+
+    Their source ports are below those that the system gives out. A tunnel that is cut is reset, and its port free at once;
+    for ten seconds more the node's connection tracking leads whatever comes from that port to the replica that is gone.
+    With one address for hundreds of clients, one of them would soon have that port.
+    """
+
+    PORTS = range(10240, 32768)
 
     def __init__(self, proxy, users, clients):
-        self.failed, self.answers = [], []
+        self.failed, self.answers, self.ports = [], [], itertools.cycle(self.PORTS)
         self.over = threading.Event()
         self.threads = [threading.Thread(target=self.ask, args=(proxy, users[n % len(users)]), daemon=True)
                         for n in range(clients)]
@@ -142,9 +152,12 @@ class Load:
         while not self.over.wait(0.02):
             began = time.time()
             try:
-                answer = proxy.get(user, "http://whoami.test/", patience=20)
+                answer = proxy.get(user, "http://whoami.test/", patience=20, source=next(self.ports))
                 good, said = answer.status == 200, f"{answer.status} {answer.body}"
             except (OSError, ValueError, IndexError) as error:
+                if getattr(error, "errno", None) == errno.EADDRINUSE:
+                    # Somebody else's.
+                    continue
                 good, said = False, repr(error)
             if good:
                 self.answers.append((began, answer))

@@ -24,6 +24,8 @@ class Node:
 
     #: Where NodePorts answer, and this machine as its pods see it: the tool's README.
     node_ports, host = "172.31.255.2", "172.31.255.1"
+    #: Whether what leaves a pod has the node's address outside.
+    masquerades = False
 
     def __init__(self, tool):
         self.tool = tool
@@ -82,6 +84,7 @@ class Kind:
     """A kind cluster, made by the script that the quick start has for it."""
 
     node_ports = "127.0.0.1"
+    masquerades = True
 
     def __init__(self, name):
         self.name = name

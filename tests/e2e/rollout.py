@@ -74,8 +74,6 @@ def rolling_update(suite):
         times = [answer.seconds for _, answer in load.answers]
         suite.report.time("a hit during the update: CONNECT and GET", *times)
         suite.report.time("  of those, 99 of 100 within", statistics.quantiles(times, n=100)[98])
-        # A source port that a tunnel had which was cut (by a reset) can be taken anew within seconds; the node then still leads it
-        # to the replica that is gone, for 10 s at most: a SYN or some more go nowhere.
         at, slowest = max(load.answers, key=lambda one: one[1].seconds)
         print(f"        the slowest: {slowest.seconds:.3f} s, {slowest.connected:.3f} of them until it was connected, "
               f"{at - began:.1f} s into the update", flush=True)

@@ -49,10 +49,14 @@ impl Brain {
         if self.agenda.takes_queue(now.mono) {
             self.plan_waiting(&mut draining, &mut plan);
         }
-        for (unit, (claim, exits)) in &draining {
+        for (unit, (claim, exits)) in draining {
             plan.wake = None;
-            self.plan_older(claim, exits, &mut plan);
-            self.agenda.wake_by(unit, plan.wake);
+            let planned = plan.actions.len();
+            self.plan_older(&claim, &exits, &mut plan);
+            self.agenda.wake_by(&unit, plan.wake);
+            if plan.actions.len() > planned {
+                self.agenda.touch(unit, false);
+            }
         }
         plan.wake = self.agenda.next();
         self.look_for_creations(&mut plan);
@@ -62,6 +66,7 @@ impl Brain {
     /// The rules for one unit, save for its older exits: whose turn that is, is noted in `draining`.
     fn plan_unit(&mut self, unit: Unit, matters: bool, draining: &mut Draining, plan: &mut Plan) {
         plan.wake = None;
+        let planned = plan.actions.len();
         let claim = self.snapshot.claim(&unit.claim, &unit.uid).map(Arc::clone);
         let exits = self.snapshot.exits(&unit.uid).cloned().unwrap_or_default();
         self.note_kind(&unit, claim.as_deref(), &exits);
@@ -95,6 +100,10 @@ impl Brain {
             },
         };
         self.agenda.set_wake(&unit, plan.wake);
+        if plan.actions.len() > planned {
+            // What it is from now on is seen next time.
+            self.agenda.touch(unit.clone(), false);
+        }
         let waited = match claim.filter(|_| waits) {
             Some(claim) => self.found.waiting.insert(unit, claim).is_some(),
             None => self.found.waiting.remove(&unit).is_some(),
@@ -135,7 +144,7 @@ impl Brain {
         let pressed = self.plan_queue(queue, plan);
         self.agenda.set_queue_wake(plan.wake);
         for action in &plan.actions[planned..] {
-            // What it is now is seen next time, before the queue is gone through again.
+            // The same, and before the queue is gone through again.
             if let Action::PatchClaim { claim, .. } = action {
                 self.agenda.touch(Unit::of(claim), true);
             } else if let Action::CreatePod(new) = action {
