@@ -22,7 +22,7 @@ use gluetun_gateway::identity::{Authenticator, Users};
 use gluetun_gateway::metrics::Metrics;
 use gluetun_gateway::proxy::buffers::Buffers;
 use gluetun_gateway::proxy::head::{Authorization, Head, Scan, Scanner};
-use gluetun_gateway::proxy::relay::{self, Ends};
+use gluetun_gateway::proxy::relay::{Ends, Relay};
 use gluetun_gateway::selector::{Limits, SessionKey, Username, resolve};
 use gluetun_gateway::servers::{Catalogue, Server};
 use gluetun_gateway::session::claim::{Claim, NewClaim};
@@ -341,12 +341,12 @@ impl Tunnel {
                     tokio::net::TcpStream::from_std(stream).expect("a runtime")
                 };
                 let mut ends = Ends::new(near(near_client), near(near_server));
-                let (buffers, gone) = (Buffers::default(), std::future::pending());
+                let (buffers, mut gone) = (Buffers::default(), std::future::pending());
                 let half_idle = Duration::from_secs(3600);
-                relay::relay(&mut ends, Vec::new(), &buffers, gone, half_idle, |up, down| {
+                let mut moved = |up, down| {
                     black_box((up, down));
-                })
-                .await;
+                };
+                Relay::new(Vec::new()).run(&mut ends, &buffers, &mut gone, half_idle, &mut moved).await;
                 ends.close();
             });
         });

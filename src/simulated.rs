@@ -20,7 +20,7 @@ use super::{FAILED, Failure, USAGE, begin, until_end};
 /// The embedded cluster's flags.
 #[derive(Debug, Args)]
 struct ClusterArgs {
-    /// The pods' addresses: each gets one of its own.
+    /// The pods' addresses: each gets one of its own; ADDRESS/32 is one pod that runs already
     #[arg(long, value_name = "CIDR", default_value = "127.42.0.0/16")]
     pod_cidr: Cidr,
     /// How long a pod's VPN takes to be up.

@@ -5,6 +5,7 @@
 //! into a buffer of bounded size that a thread of its own empties. When it is full they are dropped and
 //! counted (`log_dropped_total`).
 
+mod json;
 mod writer;
 
 use std::io;
@@ -74,9 +75,7 @@ pub fn subscriber(
     let registry = Registry::default().with(filter(level)?);
     let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(false);
     Ok(match format {
-        LogFormat::Json => Box::new(
-            registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)),
-        ),
+        LogFormat::Json => Box::new(registry.with(layer.event_format(json::Json))),
         LogFormat::Text => Box::new(registry.with(layer.compact().with_target(false).with_timer(Clock))),
     })
 }
@@ -93,17 +92,31 @@ impl FormatTime for Clock {
     }
 }
 
-/// Starts the thread that writes lines to standard output, and makes a subscriber of them the process's.
-/// `dropped` counts the lines that found no room. Lines are on their way until the guard is dropped:
-/// keep it to the end of `main`.
+/// Starts the thread that writes lines to `target`, and makes a subscriber that has them written. `dropped` counts the
+/// lines that found no room. Lines are on their way until the guard is dropped: keep it to the end of `main`.
 ///
 /// # Errors
 ///
-/// When `level` is not understood, the thread cannot be started, or the process has a subscriber.
-pub fn install(level: &str, format: LogFormat, dropped: prometheus::IntCounter) -> io::Result<LogGuard> {
-    let (lines, guard) = writer::start(io::stdout(), dropped)?;
+/// When `level` is not understood, or the thread cannot be started.
+pub fn writing_to(
+    target: impl io::Write + Send + 'static,
+    level: &str,
+    format: LogFormat,
+    dropped: prometheus::IntCounter,
+) -> io::Result<(Box<dyn Subscriber + Send + Sync>, LogGuard)> {
+    let (lines, guard) = writer::start(target, dropped)?;
     let subscriber = subscriber(level, format, lines)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
+    Ok((subscriber, guard))
+}
+
+/// As [`writing_to`], to standard output and for all of the process.
+///
+/// # Errors
+///
+/// As there, or when the process has a subscriber.
+pub fn install(level: &str, format: LogFormat, dropped: prometheus::IntCounter) -> io::Result<LogGuard> {
+    let (subscriber, guard) = writing_to(io::stdout(), level, format, dropped)?;
     // Also makes it hear the libraries that use the `log` crate.
     subscriber.try_init().map_err(io::Error::other)?;
     Ok(guard)
@@ -162,6 +175,39 @@ mod tests {
         assert_eq!(lines[0]["account"], "alice");
         assert_eq!(lines[0]["bytes_up"], 7);
         assert!(lines[0]["timestamp"].is_string());
+    }
+
+    #[test]
+    fn a_json_line_can_be_read_whatever_is_in_it() {
+        const NASTY: &str = "a\"b\\c\n\r\t\u{1}\u{7f}\u{e4}\u{1f600}\u{2028}";
+        let error = io::Error::other("no \"way\"");
+        let text = logged("INFO", LogFormat::Json, || {
+            tracing::info!(
+                r#type = NASTY,
+                shown = %NASTY,
+                debug = ?NASTY,
+                error = &error as &dyn std::error::Error,
+                yes = true,
+                less = -7,
+                half = 0.5,
+                endless = f64::INFINITY,
+                large = u64::MAX,
+                nothing = None::<&str>,
+                "said {NASTY}"
+            );
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: Value = serde_json::from_str(text.trim_end()).unwrap();
+        assert_eq!(line["message"], format!("said {NASTY}"));
+        assert_eq!((&line["type"], &line["shown"]), (&NASTY.into(), &NASTY.into()));
+        assert_eq!(line["debug"], format!("{NASTY:?}"));
+        assert_eq!(line["error"], "no \"way\"");
+        assert_eq!((&line["yes"], &line["less"], &line["half"]), (&true.into(), &(-7).into(), &0.5.into()));
+        assert_eq!((&line["large"], &line["endless"]), (&u64::MAX.into(), &Value::Null));
+        assert!(line.get("nothing").is_none());
+        assert_eq!(line["target"], module_path!());
+        let keys: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!((keys.first(), keys.last()), (Some(&"timestamp"), Some(&"target")));
     }
 
     #[test]

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use client::Connect;
 use cpu::Cpu;
 use futures::future::join_all;
+use gluetun_gateway::config::LogFormat;
 use gluetun_gateway::selector::SessionKey;
 use gluetun_gateway::telemetry;
 use rig::{ACCOUNTS, PASSWORD, Plan, Rig};
 use stats::{Samples, row, shown, since, title};
-use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// How much is measured.
@@ -38,10 +38,11 @@ const QUICK: Scale = Scale { cold: 5, warm: 20, burst: 20 };
 const MOST_REQUESTS: usize = 8;
 
 fn main() -> ExitCode {
-    // Lines are made as in production, on the threads that make them, and written nowhere.
-    let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::sink);
-    let filter = telemetry::filter("INFO").expect("a level");
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    // Lines are made as in production, and written nowhere.
+    let dropped = prometheus::IntCounter::new("dropped", "dropped").expect("a counter");
+    let (subscriber, _guard) =
+        telemetry::writing_to(std::io::sink(), "INFO", LogFormat::Json, dropped).expect("a subscriber");
+    subscriber.init();
     let _ = rustls::crypto::ring::default_provider().install_default();
 
     let scale = if std::env::args().any(|argument| argument == "--bench") { FULL } else { QUICK };

@@ -26,6 +26,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -193,7 +194,10 @@ impl Rig {
         let image = gluetun::Options {
             start: plan.pod_start,
             servers: Arc::new(ServerList::parse(&servers).expect("a server list")),
-            hosts: HashMap::from([("echo.test".to_owned(), echo(&mut tasks).await)]),
+            hosts: HashMap::from([
+                ("echo.test".to_owned(), echo(&mut tasks).await),
+                ("http.test".to_owned(), origin(&mut tasks).await),
+            ]),
             ..gluetun::Options::default()
         };
         let runtime = Timed { gluetun: Arc::new(Gluetun::new(image)), observer: observer.clone() };
@@ -403,6 +407,32 @@ async fn echo(tasks: &mut JoinSet<()>) -> SocketAddr {
                 let (mut read, mut write) = stream.split();
                 // Ends with the connection, however that ends.
                 let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+            while connections.try_join_next().is_some() {}
+        }
+    });
+    addr
+}
+
+/// An origin that answers each request's head with two bytes.
+async fn origin(tasks: &mut JoinSet<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("its address");
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut head = Vec::new();
+                while matches!(stream.read_buf(&mut head).await, Ok(1..)) {
+                    if head.ends_with(b"\r\n\r\n") {
+                        head.clear();
+                        let answer =
+                            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok";
+                        if stream.write_all(answer).await.is_err() {
+                            return;
+                        }
+                    }
+                }
             });
             while connections.try_join_next().is_some() {}
         }

@@ -57,17 +57,14 @@ pub(super) fn parse(text: &str) -> Result<AccountsFile, Vec<FileMistake>> {
 
 /// What the file says as far as it can be understood, and its mistakes.
 pub(super) fn examine(text: &str) -> (AccountsFile, Vec<FileMistake>) {
-    let failed = |mistake: FileMistake| (AccountsFile::default(), vec![mistake]);
     if text.len() > MAX_FILE {
-        return failed(FileMistake::at_start("the file is larger than 1 MiB"));
+        return (AccountsFile::default(), vec![FileMistake::at_start("the file is larger than 1 MiB")]);
     }
-    let root = match yaml::parse(text.strip_prefix('\u{feff}').unwrap_or(text)) {
-        Ok(root) => root,
-        Err(mistake) => return failed(mistake),
-    };
+    let (root, mistake) = yaml::parse(text.strip_prefix('\u{feff}').unwrap_or(text));
     let mut reader = Reader::default();
     let file = read(&root, &mut reader);
     let mut mistakes = reader.mistakes;
+    mistakes.extend(mistake);
     mistakes.sort();
     mistakes.truncate(MAX_MISTAKES);
     (file, mistakes)

@@ -217,8 +217,9 @@ pub fn check(users: Option<&Path>, accounts: Option<&Path>, catalogue: &Catalogu
         let text = read(AccountFile::Accounts, path).map_err(&mut note).ok()?;
         let (file, mut mistakes) = file::examine(&text);
         if !mistakes.is_empty() {
-            // A mistake hides no other: places are looked at in what could be understood.
+            // A mistake hides no other: the rest is looked at in what could be understood.
             mistakes.extend(file.unknown_places(catalogue));
+            mistakes.extend(users.as_ref().and_then(|users| file.fits(users).err()).unwrap_or_default());
             mistakes.sort();
             note(fault(AccountFile::Accounts, path, mistakes));
             return None;

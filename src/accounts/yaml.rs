@@ -57,16 +57,25 @@ impl At {
 }
 
 /// A collection that is not complete yet.
+const NOTHING: Node = Node { at: At { line: 1, column: 1 }, value: Value::Null };
+
 enum Open {
     List(At, Vec<Node>),
     Map(At, Vec<(Name, Node)>, Option<Name>),
 }
 
-/// Reads a text; an empty one is [`Value::Null`].
-///
-/// # Errors
-/// The first thing that is no YAML, or not of the subset: nothing behind it can be trusted.
-pub(super) fn parse(text: &str) -> Result<Node, FileMistake> {
+/// Reads a text; an empty one is [`Value::Null`], and so is one with something that is no YAML or not of the
+/// subset: that is told, and nothing before or behind it can be trusted. Of several documents the first is
+/// read, and that there are others told.
+pub(super) fn parse(text: &str) -> (Node, Option<FileMistake>) {
+    let mut more = None;
+    match read(text, &mut more) {
+        Ok(root) => (root, more),
+        Err(mistake) => (NOTHING, Some(mistake)),
+    }
+}
+
+fn read(text: &str, more: &mut Option<FileMistake>) -> Result<Node, FileMistake> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     options.flow_nesting_limit = MAX_DEPTH;
@@ -102,7 +111,8 @@ pub(super) fn parse(text: &str) -> Result<Node, FileMistake> {
                 return Err(at.mistake("an alias ('*name') is not understood here: write it out"));
             }
             Event::DocumentStart(..) if root.is_some() => {
-                return Err(at.mistake("the file has a second document: take away '---' and what follows"));
+                *more = Some(at.mistake("the file has a second document: take away '---' and what follows"));
+                break;
             }
             _ => continue,
         };
@@ -116,7 +126,7 @@ pub(super) fn parse(text: &str) -> Result<Node, FileMistake> {
             },
         }
     }
-    Ok(root.unwrap_or(Node { at: At { line: 1, column: 1 }, value: Value::Null }))
+    Ok(root.unwrap_or(NOTHING))
 }
 
 fn plain_node(at: At, anchor: usize, tagged: bool) -> Result<(), FileMistake> {
@@ -151,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_node_knows_its_place() {
-        let node = parse("# c\na:\n  b: [x, \"y\"]\n  'c': 1\nd:\n").unwrap();
+        let node = parse("# c\na:\n  b: [x, \"y\"]\n  'c': 1\nd:\n").0;
         let Value::Map(top) = node.value else { panic!() };
         assert_eq!((top[0].0.text.as_str(), top[0].0.at), ("a", at(2, 1)));
         let Value::Map(inner) = &top[0].1.value else { panic!() };
@@ -161,8 +171,8 @@ mod tests {
         assert_eq!(list[1].value, Value::Scalar { text: "y".into(), plain: false });
         assert_eq!(inner[1].0.text, "c");
         assert_eq!(top[1].1.value, Value::Null);
-        assert_eq!(parse("").unwrap().value, Value::Null);
-        assert_eq!(parse("# only a comment\n").unwrap().value, Value::Null);
+        assert_eq!(parse("").0.value, Value::Null);
+        assert_eq!(parse("# only a comment\n").0.value, Value::Null);
     }
 
     #[test]
@@ -177,10 +187,10 @@ mod tests {
             ("? [a]\n: b", 1, "a name is due"),
             ("a: *x", 1, "not YAML"),
         ] {
-            let mistake = parse(text).unwrap_err();
+            let mistake = parse(text).1.unwrap();
             assert!(mistake.line >= line && mistake.message.contains(part), "{text}: {mistake}");
         }
-        assert!(parse(&"[".repeat(1000)).is_err());
-        assert!(parse(&"- ".repeat(1000)).is_err());
+        assert!(parse(&"[".repeat(1000)).1.is_some());
+        assert!(parse(&"- ".repeat(1000)).1.is_some());
     }
 }

@@ -172,7 +172,7 @@ impl ClaimEnd {
             Self::Idle => "idle",
             Self::Unwanted => "nobody waits for it",
             Self::Rejected => "rejected",
-            Self::PinnedLost => "its pinned exit is lost",
+            Self::PinnedLost => "the one exit that it was made for is lost",
             Self::Expired => "its exit has reached its ttl",
             Self::AccountGone => "its account is gone",
         }

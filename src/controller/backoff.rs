@@ -38,6 +38,8 @@ struct Rest {
     failures: u32,
     /// Rests so far.
     rests: u32,
+    /// When the last one began, or this leader has learned of it.
+    began: Option<Duration>,
     /// Until when none is tried.
     until: Duration,
     /// The same by the wall clock, for people and for the next leader.
@@ -46,6 +48,17 @@ struct Rest {
     last: (FailureClass, &'static str),
     /// The claim that tries, when the rest is over.
     trial: Option<Trial>,
+}
+
+/// A row of starts that has failed for good.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    /// When its last start began.
+    pub(super) begun: Duration,
+    /// How that failed, and in which words.
+    pub(super) last: (FailureClass, &'static str),
+    /// Whether nothing in its location is left that has not failed lately.
+    pub(super) exhausted: bool,
 }
 
 /// A claim that tries whether starts work again.
@@ -65,6 +78,7 @@ impl Rest {
         if rest {
             let pause = FIRST.saturating_mul(2_u32.saturating_pow(self.rests)).min(LONGEST);
             self.rests = self.rests.saturating_add(1);
+            self.began = Some(now.mono);
             self.until = now.mono + pause;
             self.until_wall = now.wall + pause;
         }
@@ -75,6 +89,7 @@ impl Rest {
             since: now.wall,
             failures: 0,
             rests: 0,
+            began: None,
             until: now.mono,
             until_wall: now.wall,
             last,
@@ -107,6 +122,7 @@ pub(super) enum Gate {
 
 /// Failed starts since the last exit came up: how, and on which servers.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Alike {
     class: Option<FailureClass>,
     servers: BTreeMap<String, (CountryId, Duration)>,
@@ -114,10 +130,13 @@ struct Alike {
 
 /// All rests.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Backoffs {
     places: BTreeMap<Place, Rest>,
     pool: Option<Rest>,
     alike: Alike,
+    /// Whether a rest has begun or ended since it was last asked.
+    changed: bool,
 }
 
 impl Backoffs {
@@ -150,16 +169,16 @@ impl Backoffs {
             && countries.len() >= COUNTRIES.min(catalogue.countries().len())
     }
 
-    /// A row of starts has failed for good, in a location (`exhausted`: nothing there is left that has not
-    /// failed lately) or by the whole pool's fault. Tells the rest that begins, if one does.
-    pub(super) fn row_failed(
-        &mut self,
-        place: &Place,
-        last: (FailureClass, &'static str),
-        exhausted: bool,
-        pool: bool,
-        now: Now,
-    ) -> Option<Backoff> {
+    /// Whether the pool is to blame already for failures like this one: what its trials tell is about it,
+    /// however long ago the servers have failed that have shown it.
+    pub(super) fn is_pools(&self, class: FailureClass) -> bool {
+        self.pool.as_ref().is_some_and(|rest| is_alike(rest.last.0, class))
+    }
+
+    /// A row of starts has failed for good, in a location or by the whole pool's fault (`pool`). Tells the rest that begins, if one does.
+    pub(super) fn row_failed(&mut self, place: &Place, row: Row, pool: bool, now: Now) -> Option<Backoff> {
+        self.changed = true;
+        let Row { begun, last, exhausted } = row;
         let rest = if pool {
             self.pool.get_or_insert_with(|| Rest::new(last, now))
         } else {
@@ -169,7 +188,7 @@ impl Backoffs {
             }
             self.places.entry(place.clone()).or_insert_with(|| Rest::new(last, now))
         };
-        if rest.is_resting(now.mono) {
+        if rest.is_resting(now.mono) || rest.began.is_some_and(|began| begun <= began) {
             // It had begun before the rest did, and says nothing new.
             return None;
         }
@@ -180,7 +199,7 @@ impl Backoffs {
 
     /// An exit on that server has come up: the pool works, and so does every location that has the server.
     pub(super) fn came_up(&mut self, server: &str, catalogue: &Catalogue) {
-        self.pool = None;
+        self.changed |= self.pool.take().is_some() || !self.places.is_empty();
         self.alike = Alike::default();
         let has = |place: &Place| catalogue.candidates(place).any(|found| found.hostname.as_str() == server);
         self.places.retain(|place, _| !has(place));
@@ -203,16 +222,23 @@ impl Backoffs {
             since: backoff.since,
             failures: backoff.failures,
             rests: backoff.failures,
+            began: Some(now.mono),
             until: now.mono + left,
             until_wall: backoff.until,
             last,
             trial: None,
         };
+        self.changed = true;
         if backoff.pool {
             self.pool = Some(rest);
         } else {
             self.places.insert(place.clone(), rest);
         }
+    }
+
+    /// Whether a rest has begun or ended since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     fn covering(&self, place: &Place) -> impl Iterator<Item = (bool, &Rest)> {
@@ -261,9 +287,12 @@ impl Backoffs {
 
     /// Drops what no longer matters. A trial takes less than that.
     pub(super) fn forget(&mut self, now: Duration) {
+        let before = self.places.len();
         self.places.retain(|_, rest| rest.until + MEMORY > now);
+        self.changed |= self.places.len() < before;
         if self.pool.as_ref().is_some_and(|rest| rest.until + MEMORY <= now) {
             self.pool = None;
+            self.changed = true;
         }
     }
 }
@@ -321,6 +350,11 @@ mod tests {
         Now { mono: s(seconds), wall: testing::wall() + s(seconds) }
     }
 
+    /// A row whose last start began and failed at that second.
+    fn row(at: u64, exhausted: bool) -> Row {
+        Row { begun: s(at), last: SILENT, exhausted }
+    }
+
     fn place(canonical: &str) -> Place {
         testing::key(canonical).place
     }
@@ -339,13 +373,13 @@ mod tests {
         let mut backoffs = Backoffs::default();
         let mut at = 0;
         for (n, pause) in [5, 10, 20, 40, 80, 160, 300, 300].into_iter().enumerate() {
-            let rest = backoffs.row_failed(&se, SILENT, true, false, now(at)).unwrap();
+            let rest = backoffs.row_failed(&se, row(at, true), false, now(at)).unwrap();
             assert_eq!(rest.until, testing::wall() + s(at + pause));
             assert_eq!((rest.since, rest.failures), (testing::wall(), u32::try_from(n).unwrap() + 1));
             assert_eq!(gate(&backoffs, &se, "a", at + pause - 1), "resting");
             assert_eq!(gate(&backoffs, &no, "a", at), "open", "another location is none of it");
             // A row that had begun before does not make it longer.
-            assert_eq!(backoffs.row_failed(&se, SILENT, true, false, now(at + 1)), None);
+            assert_eq!(backoffs.row_failed(&se, row(at + 1, true), false, now(at + 1)), None);
             at += pause;
             assert_eq!(gate(&backoffs, &se, "a", at), "open");
             backoffs.begins(&se, "claim", "a");
@@ -366,11 +400,11 @@ mod tests {
     fn the_first_row_of_a_location_with_more_to_try_makes_no_rest() {
         let se = place("a-country-se");
         let mut backoffs = Backoffs::default();
-        assert_eq!(backoffs.row_failed(&se, SILENT, false, false, now(0)), None);
+        assert_eq!(backoffs.row_failed(&se, row(0, false), false, now(0)), None);
         assert_eq!(gate(&backoffs, &se, "a", 0), "open");
         backoffs.begins(&se, "claim", "a");
         assert_eq!(gate(&backoffs, &se, "b", 0), "open", "and no trial");
-        let rest = backoffs.row_failed(&se, SILENT, false, false, now(30)).unwrap();
+        let rest = backoffs.row_failed(&se, row(30, false), false, now(30)).unwrap();
         assert_eq!((rest.since, rest.until), (testing::wall(), testing::wall() + s(35)));
         assert_eq!(rest.failures, 2);
     }
@@ -402,15 +436,31 @@ mod tests {
     }
 
     #[test]
+    fn what_had_begun_before_a_rest_says_nothing_new_after_it() {
+        let se = place("a-country-se");
+        let mut backoffs = Backoffs::default();
+        backoffs.row_failed(&se, row(3, true), false, now(3));
+        backoffs.begins(&se, "claim", "a");
+        let old = Row { begun: s(2), ..row(2, true) };
+        assert_eq!(backoffs.row_failed(&se, old, false, now(9)), None);
+        assert_eq!(gate(&backoffs, &se, "b", 9), "on trial", "which goes on");
+        assert_eq!(backoffs.row_failed(&se, row(8, true), false, now(9)).unwrap().failures, 2);
+        // Of two rows of which neither makes a rest, each tells something.
+        let no = place("a-country-no");
+        assert_eq!(backoffs.row_failed(&no, Row { begun: s(0), ..row(0, false) }, false, now(1)), None);
+        assert!(backoffs.row_failed(&no, Row { begun: s(0), ..row(0, false) }, false, now(2)).is_some());
+    }
+
+    #[test]
     fn a_rest_of_the_pool_is_one_of_every_location_until_something_else_goes_wrong() {
         let (se, no) = (place("a-country-se"), place("a-country-no"));
         let mut backoffs = Backoffs::default();
-        assert!(backoffs.row_failed(&se, SILENT, false, true, now(0)).unwrap().pool);
+        assert!(backoffs.row_failed(&se, row(0, false), true, now(0)).unwrap().pool);
         assert_eq!(gate(&backoffs, &no, "a", 4), "resting");
         assert_eq!(gate(&backoffs, &no, "a", 5), "open");
         backoffs.begins(&no, "claim", "a");
         assert_eq!(gate(&backoffs, &se, "b", 5), "on trial");
-        assert!(!backoffs.row_failed(&no, SILENT, true, false, now(6)).unwrap().pool);
+        assert!(!backoffs.row_failed(&no, row(6, true), false, now(6)).unwrap().pool);
         assert_eq!(gate(&backoffs, &se, "b", 6), "open");
         assert_eq!(gate(&backoffs, &no, "b", 6), "resting");
     }
@@ -419,8 +469,8 @@ mod tests {
     fn the_next_leader_keeps_to_what_a_claim_says_whatever_its_clock() {
         let se = place("a-country-se");
         let mut first = Backoffs::default();
-        first.row_failed(&se, SILENT, true, false, now(0));
-        let rest = first.row_failed(&se, SILENT, true, false, now(5)).unwrap();
+        first.row_failed(&se, row(0, true), false, now(0));
+        let rest = first.row_failed(&se, row(5, true), false, now(5)).unwrap();
         let mut next = Backoffs::default();
         // Its clock is an hour behind: it must not rest for an hour.
         let behind = Now { mono: s(100), wall: testing::wall() - s(3600) };
@@ -430,7 +480,7 @@ mod tests {
         let mut next = Backoffs::default();
         next.restore(&se, &rest, SILENT, now(6));
         assert_eq!(gate(&next, &se, "a", 14), "resting");
-        let third = next.row_failed(&se, SILENT, true, false, now(15)).unwrap();
+        let third = next.row_failed(&se, row(15, true), false, now(15)).unwrap();
         assert_eq!((third.until, third.failures), (testing::wall() + s(35), 3), "and the row goes on");
         let mut late = Backoffs::default();
         late.restore(&se, &rest, SILENT, now(15));

@@ -2,6 +2,10 @@
 //! events and results go in, [`Brain::plan`] says what to do next. The leader's loop carries it out
 //! against the API; the model drives the same code through thousands of interleavings.
 
+mod touch;
+#[cfg(test)]
+mod twin;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +13,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 
 use super::action::{Action, Answer, ClaimEnd, Now, Outcome, PodRef, Story};
+use super::agenda::{Agenda, Found, Unit};
 use super::backoff::{Backoffs, shared_cause};
+use super::census::Census;
 use super::classify::{Patience, sentence};
 use super::facts::{ClaimRecord, PodFacts};
 use super::observations::{Observations, PodSeen};
@@ -17,7 +23,7 @@ use super::patch::ClaimPatch;
 use super::policy::Policy;
 use super::probe::{Asked, Health};
 use super::snapshot::{Change, Folded, Snapshot};
-use super::writes::Writes;
+use super::writes::{Held, Writes};
 use crate::accounts::Owners;
 use crate::identity::Account;
 use crate::selector::Mode;
@@ -66,6 +72,12 @@ pub(super) struct Brain {
     unreadable: BTreeSet<String>,
     /// When to drop what no longer matters.
     pub(super) forget_at: Duration,
+    /// What is to be planned for.
+    pub(super) agenda: Agenda,
+    /// What the last plans have found.
+    pub(super) found: Found,
+    /// The state of each pod.
+    census: Census,
     stories: Vec<Story>,
 }
 
@@ -85,6 +97,9 @@ impl Brain {
             quota: None,
             unreadable: BTreeSet::new(),
             forget_at: Duration::ZERO,
+            agenda: Agenda::default(),
+            found: Found::default(),
+            census: Census::default(),
             stories: Vec::new(),
         }
     }
@@ -93,6 +108,7 @@ impl Brain {
     pub(super) fn on_catalogue(&mut self, catalogue: Arc<Catalogue>) {
         self.policy.look_up(&catalogue);
         self.catalogue = catalogue;
+        self.agenda.touch_all();
     }
 
     /// The accounts are others. `gone` are owners of sessions that this process has known, and for how
@@ -104,15 +120,29 @@ impl Brain {
         now: Now,
     ) {
         self.policy.replace(owners, gone, &self.catalogue, now.mono);
+        self.agenda.touch_all();
     }
 
     /// The watch of pods tells something.
     pub(super) fn on_pod(&mut self, change: Change<PodFacts>, now: Now) {
-        match self.snapshot.pods.fold(change) {
+        match self.snapshot.fold_pod(change) {
             Folded::Nothing => {}
-            Folded::Applied(pod) => self.pod_shown(&pod, now),
+            Folded::Applied { item, before } => {
+                if before.as_ref().is_none_or(|before| !item.takes_the_place_of(before)) {
+                    self.agenda.touch_queue();
+                }
+                if let Some(before) = before {
+                    self.touch_claim_of(&before);
+                    if before.view.uid != item.view.uid {
+                        self.census.forget(&before.view.uid);
+                    }
+                }
+                self.pod_shown(&item, now);
+            }
             Folded::Replaced { first } => {
-                let pods: Vec<_> = self.snapshot.pods.iter().map(Arc::clone).collect();
+                self.agenda.touch_all();
+                self.census.clear();
+                let pods: Vec<_> = self.snapshot.pods().map(Arc::clone).collect();
                 for pod in &pods {
                     self.pod_shown(pod, now);
                 }
@@ -123,7 +153,13 @@ impl Brain {
                     self.seen.restart(now.mono);
                 }
             }
-            Folded::Deleted { name, uid } => {
+            Folded::Deleted { name, uid, item } => {
+                self.touch_creation(&name);
+                if let Some(pod) = item {
+                    self.touch_claim_of(&pod);
+                }
+                self.agenda.touch_queue();
+                self.census.forget(&uid);
                 self.writes.pod_gone(&name, &uid);
                 self.seen.pods.remove(&uid);
                 // It may have been what the quota counted: one is tried now, and the rest if that works.
@@ -134,12 +170,15 @@ impl Brain {
 
     fn pod_shown(&mut self, pod: &Arc<PodFacts>, now: Now) {
         let view = &pod.view;
+        self.touch_claim_of(pod);
+        self.touch_creation(&view.name);
         let made = self.writes.pod_shown(&view.name, &view.uid);
         let known = made.is_some() || self.seen.pods.contains_key(&view.uid);
         let first = made.unwrap_or(now.mono);
         let seen = self.seen.pods.entry(view.uid.clone()).or_insert_with(|| PodSeen::new(first));
         let begun = seen.update(pod, now.mono);
         let after = now.mono.saturating_sub(seen.first);
+        self.count(pod);
         if begun
             && known
             && let Some(claim) = self.claim_of(pod)
@@ -150,12 +189,25 @@ impl Brain {
 
     /// The watch of claims tells something.
     pub(super) fn on_claim(&mut self, change: Change<ClaimRecord>, now: Now) {
-        let listed = self.snapshot.claims.is_complete();
-        match self.snapshot.claims.fold(change) {
+        let listed = self.snapshot.has_listed_claims();
+        match self.snapshot.fold_claim(change) {
             Folded::Nothing => {}
-            Folded::Applied(record) => self.claim_shown(&record, listed, now),
+            Folded::Applied { item, before } => {
+                let is_renewal = match (&item.claim, before.as_deref().map(|before| &before.claim)) {
+                    (Ok(claim), Some(Ok(before))) => claim.is_renewal_of(before),
+                    (Err(_), _) | (Ok(_), None | Some(Err(_))) => false,
+                };
+                // What it shows may be what a write of ours waits for.
+                let held = self.writes.claims.state(&item.uid, now.mono) != Held::Free;
+                self.touch_record(&item, !is_renewal || held);
+                if let Some(before) = before.filter(|before| before.uid != item.uid) {
+                    self.touch_record(&before, true);
+                }
+                self.claim_shown(&item, listed, now);
+            }
             Folded::Replaced { first } => {
-                let records: Vec<_> = self.snapshot.claims.iter().map(Arc::clone).collect();
+                self.agenda.touch_all();
+                let records: Vec<_> = self.snapshot.records().map(Arc::clone).collect();
                 self.writes.claims.relisted();
                 if !first {
                     self.seen.restart(now.mono);
@@ -167,7 +219,9 @@ impl Brain {
                 self.seen.claims.retain(|uid, _| uids.contains(uid.as_str()));
             }
             // Not yet proof that it is gone: one whose label was removed looks the same.
-            Folded::Deleted { uid, .. } => {
+            Folded::Deleted { name, uid, .. } => {
+                self.agenda.touch(Unit::new(&name, &uid), true);
+                self.agenda.touch_queue();
                 self.writes.claims.release(&uid);
                 self.seen.claims.remove(&uid);
             }
@@ -198,22 +252,24 @@ impl Brain {
     /// A watch has failed and will be taken up again where it stopped.
     pub(super) fn on_broken_watch(&mut self, now: Now) {
         self.seen.watch_broken(now.mono);
+        self.agenda.touch_all();
     }
 
     /// A pod's health server has answered this leader.
     pub(super) fn on_health(&mut self, uid: &str, health: Health, now: Now) {
-        let Some(pod) = self.snapshot.pods.iter().find(|pod| pod.view.uid == uid).map(Arc::clone) else {
-            return;
-        };
+        let Some(pod) = self.snapshot.pod_by_uid(uid).map(Arc::clone) else { return };
+        self.touch_claim_of(&pod);
         if let Some(seen) = self.seen.pods.get_mut(uid) {
             seen.probe = Some(health);
             seen.update(&pod, now.mono);
         }
+        self.count(&pod);
     }
 
     /// An action has ended.
     pub(super) fn on_result(&mut self, action: &Action, outcome: &Outcome, now: Now) {
         let mono = now.mono;
+        self.touch_action(action);
         match action {
             Action::CreatePod(new) => {
                 self.writes.created(&new.name, outcome, mono);
@@ -248,9 +304,9 @@ impl Brain {
             Action::DeleteClaim { claim, unless_changed, why } => {
                 self.claim_deleted(claim, *unless_changed, *why, outcome, mono);
             }
-            Action::FindClaim { uid, .. } => match outcome {
+            Action::FindClaim { name, uid } => match outcome {
                 Ok(Answer::Found(Some(found))) if found == uid => self.writes.lookups.end(uid, outcome, mono),
-                Ok(_) | Err(ApiError::NotFound) => self.writes.claim_gone(uid),
+                Ok(_) | Err(ApiError::NotFound) => self.writes.claim_gone(name, uid),
                 Err(_) => self.writes.lookups.end(uid, outcome, mono),
             },
             Action::ReadLog { uid, .. } | Action::ReadWarning { uid, .. } => {
@@ -319,12 +375,12 @@ impl Brain {
     ) {
         match outcome {
             Ok(_) => {
-                self.writes.claim_gone(&claim.uid);
+                self.writes.claim_gone(&claim.name, &claim.uid);
                 self.tell(Story::ClaimDeleted { claim: Arc::clone(claim), why });
             }
             // Without a resource version, only another uid conflicts.
-            Err(ApiError::NotFound) => self.writes.claim_gone(&claim.uid),
-            Err(ApiError::Conflict) if !unless_changed => self.writes.claim_gone(&claim.uid),
+            Err(ApiError::NotFound) => self.writes.claim_gone(&claim.name, &claim.uid),
+            Err(ApiError::Conflict) if !unless_changed => self.writes.claim_gone(&claim.name, &claim.uid),
             Err(_) => {}
         }
         self.writes.claims.end(&claim.uid, outcome, now);
@@ -353,20 +409,28 @@ impl Brain {
     /// The pods whose health servers are to be asked: each that is the current exit of its claim, runs, and
     /// is not ready by the kubelet's word.
     pub(super) fn pods_to_ask(&self) -> Vec<Asked> {
-        let asked = self.snapshot.pods.iter().filter_map(|pod| {
+        let asked = self.snapshot.starting().filter_map(|pod| {
             let (view, binding) = (&pod.view, pod.view.binding.as_ref()?);
-            if view.stage != Stage::Running || view.ready {
-                return None;
-            }
             let claim = self.claim_of(pod).filter(|claim| claim.transition == binding.transition)?;
-            Some(Asked { uid: view.uid.clone(), ip: view.ip?, often: claim.key.mode == Mode::Strict })
+            // Once it was up, nobody waits for the leader's word any more.
+            let often = claim.key.mode == Mode::Strict && claim.ready != Some(claim.transition);
+            Some(Asked { uid: view.uid.clone(), ip: view.ip?, often })
         });
         asked.collect()
     }
 
-    /// The state of each pod, for the metric.
-    pub(super) fn pod_states(&self) -> impl Iterator<Item = PodState> {
-        self.snapshot.pods.iter().map(|pod| match (pod.view.binding.is_some(), pod.view.stage) {
+    /// How many pods are in which state, for the metric.
+    pub(super) fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// Counts a pod by its state.
+    pub(super) fn count(&mut self, pod: &PodFacts) {
+        self.census.count(&pod.view.uid, self.state_of(pod));
+    }
+
+    fn state_of(&self, pod: &PodFacts) -> PodState {
+        match (pod.view.binding.is_some(), pod.view.stage) {
             (false, _) => PodState::Foreign,
             (true, Stage::Pending) => PodState::Pending,
             (true, Stage::Terminating) => PodState::Terminating,
@@ -376,14 +440,13 @@ impl Brain {
                 Some(seen) if seen.told_up => PodState::Unready,
                 Some(_) | None => PodState::Starting,
             },
-        })
+        }
     }
 
     /// The claim that a pod serves, if it is known.
     pub(super) fn claim_of(&self, pod: &PodFacts) -> Option<Arc<Claim>> {
         let binding = pod.view.binding.as_ref()?;
-        let record = self.snapshot.claims.get(&binding.claim).filter(|r| r.uid == binding.claim_uid)?;
-        record.claim.as_ref().ok().map(Arc::clone)
+        self.snapshot.claim(&binding.claim, &binding.claim_uid).map(Arc::clone)
     }
 
     pub(super) fn tell(&mut self, story: Story) {

@@ -27,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// Events that may wait to be posted.
 const QUEUE: usize = 256;
 
-/// Longest message of an Event: what the API server takes.
+/// Longest message of an Event in bytes: what the API server takes.
 const MESSAGE: usize = 1024;
 
 /// Name of the component in Events.
@@ -82,17 +82,23 @@ pub async fn announce(
         namespace: Some(namespace.to_owned()),
         ..ObjectReference::default()
     };
-    let message = format!("{}: {message}", config.identity).chars().take(MESSAGE).collect();
+    let message = format!("{}: {message}", config.identity);
     let note = Note { object, warning: true, reason, message };
-    let event = event(note, namespace, &config.identity);
+    let events = Api::namespaced(client, namespace);
+    post(&events, metrics, &event(note, namespace, &config.identity)).await;
+}
+
+async fn post(events: &Api<Event>, metrics: &Metrics, event: &Event) {
     let params = PostParams::default();
-    let events: Api<Event> = Api::namespaced(client, namespace);
-    if let Err(error) = call(metrics, Verb::Create, DEADLINE, events.create(&params, &event)).await {
+    if let Err(error) = call(metrics, Verb::Create, DEADLINE, events.create(&params, event)).await {
         debug!(target: TARGET, %error, "an Event could not be posted");
     }
 }
 
 fn event(note: Note, namespace: &str, identity: &str) -> Event {
+    let mut message = note.message;
+    let end = (0..=MESSAGE.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
+    message.truncate(end.unwrap_or_default());
     let now = micro_time(SystemTime::now());
     let name = note.object.name.clone().unwrap_or_default();
     Event {
@@ -104,7 +110,7 @@ fn event(note: Note, namespace: &str, identity: &str) -> Event {
         involved_object: note.object,
         type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(note.reason.to_owned()),
-        message: Some(note.message),
+        message: Some(message),
         count: Some(1),
         first_timestamp: Some(Time(now.0)),
         last_timestamp: Some(Time(now.0)),
@@ -120,11 +126,7 @@ impl Poster {
     pub(super) async fn run(mut self) {
         while let Some(note) = self.notes.recv().await {
             let event = event(note, &self.namespace, &self.identity);
-            let params = PostParams::default();
-            let post = self.events.create(&params, &event);
-            if let Err(error) = call(&self.metrics, Verb::Create, DEADLINE, post).await {
-                debug!(target: TARGET, %error, "an Event could not be posted");
-            }
+            post(&self.events, &self.metrics, &event).await;
         }
     }
 }
@@ -263,4 +265,23 @@ impl Narrator {
 /// Seconds with three decimals, for people.
 fn seconds(time: Duration) -> String {
     format!("{:.3}", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_to_what_the_api_server_takes() {
+        let message = |text: String| {
+            let note =
+                Note { object: ObjectReference::default(), warning: false, reason: "Told", message: text };
+            event(note, "ns", "me").message.unwrap()
+        };
+        assert_eq!(message("short".to_owned()), "short");
+        assert_eq!(message("x".repeat(MESSAGE)).len(), MESSAGE);
+        assert_eq!(message("x".repeat(2000)).len(), MESSAGE);
+        let cut = message(format!("x{}", "\u{e4}".repeat(1000)));
+        assert_eq!((cut.len(), cut.chars().count()), (MESSAGE - 1, 512));
+    }
 }

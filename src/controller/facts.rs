@@ -79,6 +79,16 @@ impl PodFacts {
         }
     }
 
+    /// Whether it takes room and a server as `before` did, the same pod of the same session.
+    pub(super) fn takes_the_place_of(&self, before: &Self) -> bool {
+        let (now, before) = (&self.view, &before.view);
+        now.uid == before.uid
+            && now.is_live() == before.is_live()
+            && now.server == before.server
+            && now.owner == before.owner
+            && now.binding == before.binding
+    }
+
     /// Servers that the pod may be connected to: one, or several for a pod of the original system.
     pub(super) fn servers(&self) -> impl Iterator<Item = &str> {
         self.view.server.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|s| !s.is_empty())

@@ -2,7 +2,7 @@
 //! answers tell, and carries out what it plans. It is one task, and it alone plans; only the calls to the
 //! API overlap, so that a slow one delays nobody else's exit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 use super::act::{Actor, CALL};
 use super::action::{Action, Now, Outcome};
 use super::brain::{Brain, Settings};
+use super::census::Census;
 use super::classify::Patience;
 use super::events::{Narrator, Poster, narrator};
 use super::facts::{ClaimRecord, PodFacts, Record};
@@ -79,14 +80,10 @@ pub(super) struct Term {
 struct Gauges(Arc<Metrics>);
 
 impl Gauges {
-    fn set(&self, pods: impl Iterator<Item = PodState>, backoffs: usize) {
+    fn set(&self, pods: &Census, backoffs: usize) {
         self.0.start_backoffs.set(i64::try_from(backoffs).unwrap_or(i64::MAX));
-        let mut counts: BTreeMap<PodState, i64> = PodState::ALL.map(|state| (state, 0)).into();
-        for state in pods {
-            *counts.entry(state).or_default() += 1;
-        }
-        for (state, count) in counts {
-            self.0.pods.with_label_values(&[state.as_str()]).set(count);
+        for state in PodState::ALL {
+            self.0.pods.with_label_values(&[state.as_str()]).set(pods.of(state));
         }
     }
 }
@@ -94,7 +91,7 @@ impl Gauges {
 impl Drop for Gauges {
     fn drop(&mut self) {
         self.0.leader.set(0);
-        self.set(std::iter::empty(), 0);
+        self.set(&Census::default(), 0);
     }
 }
 
@@ -201,7 +198,7 @@ impl Term {
                 narrator.tell(&story);
             }
             probes.keep(brain.pods_to_ask());
-            gauges.set(brain.pod_states(), brain.backoffs.count(start.elapsed()));
+            gauges.set(brain.census(), brain.backoffs.count(start.elapsed()));
         }
         // Nothing new is begun. Whoever leads next must not meet what is still on its way.
         let finished = timeout(FINISH, async { while calls.next().await.is_some() {} }).await.is_ok();

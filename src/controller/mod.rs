@@ -10,16 +10,20 @@
 //! | `leader` | the election |
 //! | `lead` | the leader's loop: watches in, calls out |
 //! | `brain`, `plan` | what is known and what follows from it, without clock or I/O |
+//! | `agenda` | whom a plan looks at: those for whom something has changed |
 //! | `backoff` | rests between starts that fail |
 //! | `snapshot`, `observations`, `writes` | what the watches said, what was seen over time, what is on its way |
+//! | `census` | how many pods are in which state |
 //! | `policy` | what accounts may do, as far as it is the leader's to see to |
 //! | `facts`, `classify` | how a pod's state is read |
 //! | `act`, `probe`, `events` | calls to the API, questions to health servers, stories for people |
 
 mod act;
 mod action;
+mod agenda;
 mod backoff;
 mod brain;
+mod census;
 mod classify;
 mod events;
 mod facts;

@@ -37,6 +37,8 @@ pub(super) struct HadPod {
     pub(super) transition: i32,
     /// Its server.
     pub(super) server: Option<String>,
+    /// When it was made by this leader, or else first seen.
+    pub(super) first: Duration,
 }
 
 /// What was seen of a claim.
@@ -233,6 +235,7 @@ pub(super) fn is_blocked(reason: &str) -> bool {
 
 /// Everything seen, by uid.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Observations {
     pub(super) claims: BTreeMap<String, ClaimSeen>,
     pub(super) pods: BTreeMap<String, PodSeen>,

@@ -21,6 +21,7 @@ pub(super) const LAG: Duration = Duration::from_secs(180);
 
 /// The accounts, from the leader's side.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Policy {
     /// None until they have come: then everything is allowed to everyone.
     owners: Option<Arc<Owners>>,
@@ -81,13 +82,8 @@ impl Policy {
     }
 
     /// Forgets who was missed and has nothing left.
-    pub(super) fn prune(&mut self, owners: &BTreeSet<&Account>) {
-        self.missed.retain(|owner, _| owners.contains(owner));
-    }
-
-    /// Whether anybody's sessions are limited.
-    pub(super) fn limits_sessions(&self) -> bool {
-        self.owners.iter().flat_map(|owners| owners.iter()).any(|(_, owner)| owner.max_sessions.is_some())
+    pub(super) fn prune(&mut self, has_any: impl Fn(&Account) -> bool) {
+        self.missed.retain(|owner, _| has_any(owner));
     }
 
     /// Most sessions of the owner.

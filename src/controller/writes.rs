@@ -4,7 +4,7 @@
 //! has told that it does not exist; and nothing is decided about a claim or pod while a write of it is on
 //! its way or has not been seen, so that nothing is done twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +87,7 @@ pub(super) enum Held {
 
 /// Objects of one kind that are held, by uid.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Holds(BTreeMap<String, Hold>);
 
 impl Holds {
@@ -165,6 +166,7 @@ impl Holds {
 
 /// Every write that is not seen yet.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Writes {
     /// Pods being created, by name.
     creating: BTreeMap<String, Creating>,
@@ -176,8 +178,8 @@ pub(super) struct Writes {
     pub(super) pods: Holds,
     /// Claims being looked for, by uid.
     pub(super) lookups: Holds,
-    /// Uids of claims that are gone for certain. A uid never comes back.
-    gone: BTreeSet<String>,
+    /// Claims that are gone for certain: their uids, which never come back, and their names.
+    gone: BTreeMap<String, String>,
 }
 
 impl Writes {
@@ -215,6 +217,11 @@ impl Writes {
         self.creating.values().map(|creating| &creating.claim).chain(ghosts)
     }
 
+    /// The claim of the creation of a pod of that name, as long as that is not shown.
+    pub(super) fn claim_of_creation(&self, name: &str) -> Option<&Arc<Claim>> {
+        self.creating.get(name).map(|creating| &creating.claim)
+    }
+
     /// A creation's call has ended.
     pub(super) fn created(&mut self, name: &str, outcome: &Outcome, now: Duration) {
         let Some(creating) = self.creating.get_mut(name) else { return };
@@ -237,9 +244,15 @@ impl Writes {
         }
     }
 
-    /// Names of the pods to be looked for now, and when the next will be, or a place becomes free.
-    pub(super) fn due(&mut self, now: Duration) -> (Vec<String>, Option<Duration>) {
+    /// Gives up the places of creations that no longer take effect; whether there were any.
+    pub(super) fn free_places(&mut self, now: Duration) -> bool {
+        let before = self.ghosts.len();
         self.ghosts.retain(|_, ghost| ghost.until > now);
+        self.ghosts.len() < before
+    }
+
+    /// Names of the pods to be looked for now, and when the next will be, or a place becomes free.
+    pub(super) fn due(&self, now: Duration) -> (Vec<String>, Option<Duration>) {
         let due = self.creating.iter().filter(|(_, c)| c.ask_at.is_some_and(|at| at <= now));
         let names = due.map(|(name, _)| name.clone()).collect();
         let times = self.creating.values().filter_map(|creating| creating.ask_at);
@@ -287,23 +300,24 @@ impl Writes {
         }
     }
 
-    /// The claim with that uid is gone for certain.
-    pub(super) fn claim_gone(&mut self, uid: &str) {
+    /// The claim of that name with that uid is gone for certain.
+    pub(super) fn claim_gone(&mut self, name: &str, uid: &str) {
         self.lookups.release(uid);
-        self.gone.insert(uid.to_owned());
+        self.gone.insert(uid.to_owned(), name.to_owned());
     }
 
     /// Whether the claim with that uid is gone for certain.
     pub(super) fn is_gone(&self, uid: &str) -> bool {
-        self.gone.contains(uid)
+        self.gone.contains_key(uid)
     }
 
-    /// Forgets what no longer matters; `uids` are those of claims that something still refers to.
-    pub(super) fn prune(&mut self, now: Duration, uids: &BTreeSet<&str>) {
+    /// Forgets what no longer matters. `is_known` tells by a claim's name and uid whether anything still
+    /// refers to it.
+    pub(super) fn prune(&mut self, now: Duration, is_known: impl Fn(&str, &str) -> bool) {
         self.claims.prune(now);
         self.pods.prune(now);
         self.lookups.prune(now);
-        self.gone.retain(|uid| uids.contains(uid.as_str()));
+        self.gone.retain(|uid, name| is_known(name, uid));
     }
 }
 
@@ -412,8 +426,9 @@ mod tests {
         writes.pod_shown("p", "u");
         assert_eq!(writes.places(|name| name == "p").len(), 0, "the watch shows it");
         assert_eq!(count(&writes), 1);
+        assert!(!writes.free_places(s(12)));
         assert_eq!(writes.due(s(12)), (vec![], Some(s(13))));
-        writes.due(s(13));
+        assert!(writes.free_places(s(13)));
         assert_eq!(count(&writes), 0);
     }
 

@@ -1,7 +1,6 @@
 //! The users file: `name:hash` lines, as `htpasswd -B` and `hash-password` write them.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use sha2::{Digest, Sha256};
 
@@ -33,7 +32,6 @@ struct User {
     hash: PasswordRecord,
     /// `!` before the hash, as `passwd -l` writes it: nobody can log in.
     locked: bool,
-    line: usize,
 }
 
 /// A mistake in the users file or in the accounts file: what is wrong and what to write instead. It never
@@ -67,6 +65,7 @@ impl Users {
             return Err(vec![FileMistake::at_start("the file is larger than 1 MiB")]);
         }
         let mut accounts = HashMap::new();
+        let mut lines_of = HashMap::new();
         let mut mistakes = Vec::new();
         let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
         for (line, text) in (1..).zip(lines) {
@@ -75,15 +74,17 @@ impl Users {
             if text.is_empty() || text.starts_with('#') {
                 continue;
             }
-            if let Err((part, message)) = read_line(line, text, &mut accounts) {
+            let (account, user) = read_line(line, text, &mut lines_of, |part, message| {
                 let before = match part {
                     Part::Name => 0,
                     Part::Hash => text.chars().take_while(|c| *c != ':').count() + 1,
                 };
                 mistakes.push(FileMistake { line, column: indent + before + 1, message });
-                if mistakes.len() == MAX_MISTAKES {
-                    break;
-                }
+            });
+            accounts.extend(account.zip(user));
+            if mistakes.len() >= MAX_MISTAKES {
+                mistakes.truncate(MAX_MISTAKES);
+                break;
             }
         }
         if !mistakes.is_empty() {
@@ -152,27 +153,34 @@ enum Part {
     Hash,
 }
 
-/// Reads a line into `accounts`, or says what is wrong with it, and where.
-fn read_line(line: usize, text: &str, accounts: &mut HashMap<Account, User>) -> Result<(), (Part, String)> {
+/// Reads a line, and tells `mistake` everything that is wrong with it, and where. `lines` has the lines of
+/// the accounts before.
+fn read_line(
+    line: usize,
+    text: &str,
+    lines: &mut HashMap<Account, usize>,
+    mut mistake: impl FnMut(Part, String),
+) -> (Option<Account>, Option<User>) {
     // A line without a colon may be a lone password: it is not repeated.
     let Some((name, hash)) = text.split_once(':') else {
-        return Err((Part::Name, "there is no ':': write NAME:HASH".to_owned()));
+        mistake(Part::Name, "there is no ':': write NAME:HASH".to_owned());
+        return (None, None);
     };
-    let account = read_name(name.trim_end()).map_err(|message| (Part::Name, message))?;
-    let (hash, locked) = read_hash(&account, hash).map_err(|message| (Part::Hash, message))?;
-    if accounts.len() == MAX_ACCOUNTS {
-        return Err((Part::Name, format!("there are more than {MAX_ACCOUNTS} accounts: take some away")));
-    }
-    match accounts.entry(account) {
-        Entry::Vacant(entry) => {
-            entry.insert(User { hash, locked, line });
-            Ok(())
-        }
-        Entry::Occupied(entry) => {
-            let (name, line) = (entry.key(), entry.get().line);
-            Err((Part::Name, format!("{name} is already on line {line}: take one of the two away")))
+    let account = read_name(name.trim_end()).map_err(|message| mistake(Part::Name, message)).ok();
+    if let Some(account) = &account {
+        if let Some(line) = lines.get(account) {
+            let message = format!("{account} is already on line {line}: take one of the two away");
+            mistake(Part::Name, message);
+        } else if lines.len() == MAX_ACCOUNTS {
+            mistake(Part::Name, format!("there are more than {MAX_ACCOUNTS} accounts: take some away"));
+        } else {
+            lines.insert(account.clone(), line);
         }
     }
+    // A name that is none is not repeated either.
+    let whose = account.as_ref().map_or("this account", Account::as_str);
+    let hash = read_hash(whose, hash).map_err(|message| mistake(Part::Hash, message)).ok();
+    (account, hash.map(|(hash, locked)| User { hash, locked }))
 }
 
 fn read_name(name: &str) -> Result<Account, String> {
@@ -192,7 +200,7 @@ fn read_name(name: &str) -> Result<Account, String> {
 }
 
 /// The hash, and whether the account is disabled.
-fn read_hash(account: &Account, hash: &str) -> Result<(PasswordRecord, bool), String> {
+fn read_hash(account: &str, hash: &str) -> Result<(PasswordRecord, bool), String> {
     let hash = hash.trim_start();
     let (locked, hash) = match hash.strip_prefix('!') {
         Some(hash) => (true, hash.trim_start_matches('!')),
@@ -289,6 +297,26 @@ mod tests {
             places.contains(&(8, 3)) && places.contains(&(12, 3)),
             "of a hash, behind the colon: {places:?}"
         );
+    }
+
+    #[test]
+    fn a_line_tells_all_its_mistakes() {
+        let text = format!("demo:{BCRYPT}\nAlice:hunter2\ndemo:hunter2\n:\nb:hunter2\nb:{BCRYPT}");
+        let found = mistakes(&text);
+        for (found, (start, part)) in found.iter().zip([
+            ("line 2, column 1", "lower case"),
+            ("line 2, column 7", "this account: the password is stored as plain text"),
+            ("line 3, column 1", "demo is already on line 1"),
+            ("line 3, column 6", "demo: the password is stored as plain text"),
+            ("line 4, column 1", "the name before ':' is empty"),
+            ("line 4, column 2", "this account has no password hash"),
+            ("line 5, column 3", "b: the password is stored as plain text"),
+            ("line 6, column 1", "b is already on line 5"),
+        ]) {
+            assert!(found.starts_with(start) && found.contains(part), "{found}");
+            assert!(!found.contains("hunter2"), "{found}");
+        }
+        assert_eq!(found.len(), 8);
     }
 
     #[test]

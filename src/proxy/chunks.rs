@@ -13,6 +13,8 @@ const MOST_DIGITS: u32 = 16;
 #[derive(Debug, Default)]
 pub struct Chunks {
     at: At,
+    /// Whether blanks may stand behind a size.
+    blanks: bool,
     extensions: usize,
     trailers: usize,
 }
@@ -25,6 +27,8 @@ enum At {
     Begin,
     /// More digits, `;` or CR.
     Size { size: u64, digits: u32 },
+    /// More blanks behind a size, `;` or CR.
+    Blank { size: u64 },
     /// More of an extension, or CR.
     Extension { size: u64 },
     /// The LF behind a size.
@@ -47,6 +51,15 @@ enum At {
     End,
 }
 
+/// A part of a body that means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'b> {
+    /// A piece of a chunk's data.
+    Data(&'b [u8]),
+    /// A byte of the trailer fields.
+    Trailer(u8),
+}
+
 /// How far a body has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fed {
@@ -57,16 +70,34 @@ pub struct Fed {
 }
 
 impl Chunks {
+    /// A reader of an answer's body: some servers pad their sizes with blanks, and nobody takes that for
+    /// another size.
+    pub fn of_answer() -> Self {
+        Self { blanks: true, ..Self::default() }
+    }
+
     /// Reads what comes next, and says how much of it belongs to the body.
     ///
     /// # Errors
     ///
     /// What is wrong with it. Nothing behind that can be told apart.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Fed, &'static str> {
+        self.decode(bytes, |_| {})
+    }
+
+    /// The same; `part` hears of each piece of the content and each byte of the trailer fields, in order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Chunks::feed`].
+    pub fn decode(&mut self, bytes: &[u8], mut part: impl FnMut(Part<'_>)) -> Result<Fed, &'static str> {
         let mut used = 0;
         while self.at != At::End {
             if let At::Data { left } = self.at {
                 let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - used);
+                if here > 0 {
+                    part(Part::Data(bytes.get(used..used + here).unwrap_or_default()));
+                }
                 used += here;
                 let left = left - here as u64;
                 self.at = if left == 0 { At::DataCr } else { At::Data { left } };
@@ -75,7 +106,11 @@ impl Chunks {
                 }
             }
             let Some(byte) = bytes.get(used) else { break };
-            self.at = self.next(*byte)?;
+            let next = self.next(*byte)?;
+            if matches!(self.at, At::Line | At::Field | At::FieldLf) && next != At::LastLf {
+                part(Part::Trailer(*byte));
+            }
+            self.at = next;
             used += 1;
         }
         Ok(Fed { used, ended: self.at == At::End })
@@ -86,7 +121,10 @@ impl Chunks {
         Ok(match (self.at, byte) {
             (At::Begin, b) => At::Size { size: digit(b).ok_or(SIZE)?, digits: 1 },
             (At::Size { size, .. }, b'\r') => At::SizeLf { size },
-            (At::Size { size, .. }, b';') => At::Extension { size },
+            (At::Size { size, .. } | At::Blank { size }, b';') => At::Extension { size },
+            (At::Size { size, .. } | At::Blank { size }, b' ' | b'\t') if self.blanks => At::Blank { size },
+            (At::Blank { size }, b'\r') => At::SizeLf { size },
+            (At::Blank { .. }, _) => return Err(SIZE),
             (At::Size { digits: MOST_DIGITS, .. }, _) => return Err("a chunk's size has too many digits"),
             (At::Size { size, digits }, b) => {
                 At::Size { size: size << 4 | digit(b).ok_or(SIZE)?, digits: digits + 1 }
@@ -141,6 +179,30 @@ mod tests {
 
     fn feed(text: &[u8]) -> Result<Fed, &'static str> {
         Chunks::default().feed(text)
+    }
+
+    #[test]
+    fn content_comes_out_and_answers_may_pad_their_sizes() {
+        let text = b"5 \t;x\r\nhello\r\n2\t\r\n, \r\n5\r\nworld\r\n0  \r\nX: y\r\n\r\nrest";
+        for step in 1..text.len() {
+            let (mut chunks, mut content, mut trailers, mut used) =
+                (Chunks::of_answer(), Vec::new(), Vec::new(), 0);
+            for piece in text.chunks(step) {
+                let fed = chunks.decode(piece, |part| match part {
+                    Part::Data(data) => content.extend_from_slice(data),
+                    Part::Trailer(byte) => trailers.push(byte),
+                });
+                let fed = fed.unwrap();
+                used += fed.used;
+                if fed.ended {
+                    break;
+                }
+            }
+            assert_eq!((content.as_slice(), used), (&b"hello, world"[..], text.len() - 4), "{step}");
+            assert_eq!(trailers, b"X: y\r\n");
+        }
+        assert!(Chunks::of_answer().feed(b"5 5\r\n").is_err());
+        assert!(Chunks::of_answer().feed(b" 5\r\n").is_err());
     }
 
     #[test]

@@ -2,16 +2,16 @@
 //! anything else goes to `plain`. Called by `listener`.
 
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client_io::head_timeout;
 use super::connect::{Admitted, Credentials, Hold, Opened, admit, check_target};
+use super::direct;
 use super::error::{Code, ProxyError};
 use super::gate::MAX_EARLY;
 use super::head::{Head, HeadError, MAX_HEAD, Scan, Scanner};
@@ -21,35 +21,41 @@ use super::response;
 use super::target::{Target, TargetError};
 use super::thread::{Connection, Thread};
 use super::tunnel::{Greeting, Tunnel, shut};
-use super::upstream::{read_some, write_all};
+use super::upstream::{poll_read_some, read_some, write_all};
 
 /// Failed logins on one connection: then it closes, and guessing costs a connection each.
 const MAX_REFUSED: u32 = 2;
 /// Bytes that a client may still send after an error before it is closed on.
-const LINGER_BYTES: usize = 64 * 1024;
+pub(super) const LINGER_BYTES: usize = 64 * 1024;
 
 /// Serves a client until its connection is closed.
-pub(super) async fn serve(
+pub(super) fn serve(
     thread: Rc<Thread>,
     stream: TcpStream,
     client: SocketAddr,
     connection: Rc<Connection>,
-) {
-    // Not in the box: a client that says nothing takes no more than this.
-    let mut bytes = Vec::new();
-    let found = read_head(&thread, &stream, &mut bytes, true).await;
-    // Boxed, so that an open tunnel does not hold the room that opening it took.
-    match Box::pin(begin(&thread, stream, client, &connection, bytes, found)).await {
-        Next::Closed => {}
-        Next::Tunnel(tunnel) => tunnel.run(&thread).await,
-        Next::Plain { stream, read } => {
-            Box::pin(plain::serve(thread, stream, read, client, connection)).await;
+) -> impl Future<Output = ()> {
+    // A block, since an `async fn` keeps its arguments twice.
+    async move {
+        let mut bytes = Vec::new();
+        // Boxed each, so that an open tunnel does not hold the room that getting there took, nor a client that says
+        // nothing the room for more than a head.
+        let found = Box::pin(read_head(&thread, &stream, &mut bytes, true)).await;
+        match Box::pin(begin(&thread, stream, client, &connection, bytes, found)).await {
+            Next::Closed => {}
+            Next::Tunnel(tunnel) => tunnel.run(&thread).await,
+            Next::Plain { stream, read } => {
+                let left = Box::pin(direct::serve(&thread, stream, read, client, &connection)).await;
+                if let Some((stream, read)) = left {
+                    Box::pin(plain::serve(thread, stream, read, client, connection)).await;
+                }
+            }
         }
     }
 }
 
 /// What a connection goes on as.
-enum Next {
+pub(super) enum Next {
     /// It is over.
     Closed,
     /// As a tunnel.
@@ -102,7 +108,9 @@ async fn begin(
             host_is_valid: head.host_is_valid,
         };
         let keep_alive = head.keep_alive;
-        bytes.drain(..end);
+        // What came behind the head, which is mostly nothing, takes no room meanwhile.
+        let early = bytes.split_off(end);
+        thread.buffers.give_head(std::mem::replace(&mut bytes, early));
         let opened = {
             let open = open(thread, &stream, connection, request, &mut record);
             while_there(&stream, &mut bytes, open).await
@@ -212,13 +220,20 @@ async fn read_head(
             Scan::TooLarge => return Err(NoHead::Error(HeadError::TooManyFields.into())),
             Scan::Bad(why) => return Err(NoHead::Error(HeadError::Malformed(why).into())),
         }
+        let some = async {
+            if bytes.capacity() == 0 {
+                stream.readable().await?;
+                *bytes = thread.buffers.take_head();
+            }
+            read_some(stream, bytes).await
+        };
         let read = async {
             if begun {
-                return timeout_at(deadline, read_some(stream, bytes)).await;
+                return timeout_at(deadline, some).await;
             }
             tokio::select! {
                 biased;
-                read = timeout_at(deadline, read_some(stream, bytes)) => read,
+                read = timeout_at(deadline, some) => read,
                 () = thread.closing.waiter() => Ok(Ok(0)),
             }
         };
@@ -243,7 +258,7 @@ async fn read_head(
 
 /// Runs `future`, for as long as the client is there; `None` once it has hung up, which an end of its
 /// stream means too. Reads on meanwhile: what comes is appended to `early`, until that is full.
-async fn while_there<T>(
+pub(super) async fn while_there<T>(
     stream: &TcpStream,
     early: &mut Vec<u8>,
     future: impl Future<Output = T>,
@@ -264,28 +279,18 @@ async fn while_there<T>(
 /// Ready once the client has hung up.
 fn poll_early(cx: &mut Context<'_>, stream: &TcpStream, early: &mut Vec<u8>) -> Poll<()> {
     loop {
-        let room = MAX_EARLY.saturating_sub(early.len());
-        if room == 0 {
+        if early.len() >= MAX_EARLY {
             return Poll::Pending;
         }
-        if std::task::ready!(stream.poll_read_ready(cx)).is_err() {
-            return Poll::Ready(());
-        }
-        let begin = early.len();
-        early.resize(begin + room.min(4096), 0);
-        let read = stream.try_read(early.get_mut(begin..).unwrap_or_default());
-        early.truncate(begin + *read.as_ref().unwrap_or(&0));
-        match read {
-            Ok(0) => return Poll::Ready(()),
+        match ready!(poll_read_some(cx, stream, early)) {
+            Ok(0) | Err(_) => return Poll::Ready(()),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return Poll::Ready(()),
         }
     }
 }
 
 /// Answers with an error and closes.
-async fn refuse(thread: &Thread, stream: TcpStream, error: &ProxyError, record: Record) -> Next {
+pub(super) async fn refuse(thread: &Thread, stream: TcpStream, error: &ProxyError, record: Record) -> Next {
     if let Sent::Yes = send(thread, &stream, error, record, true).await {
         thread.linger(&stream, thread.shared.timings.linger, LINGER_BYTES).await;
     }
@@ -293,13 +298,24 @@ async fn refuse(thread: &Thread, stream: TcpStream, error: &ProxyError, record: 
 }
 
 /// Whether an answer reached the socket.
-enum Sent {
+pub(super) enum Sent {
     Yes,
     No,
 }
 
-async fn send(thread: &Thread, stream: &TcpStream, error: &ProxyError, record: Record, close: bool) -> Sent {
-    let bytes = response::error_bytes(error, record.id, close);
+pub(super) async fn send(
+    thread: &Thread,
+    stream: &TcpStream,
+    error: &ProxyError,
+    record: Record,
+    close: bool,
+) -> Sent {
+    let mut bytes = response::error_bytes(error, record.id, close);
+    if record.method == Some(http::Method::HEAD) {
+        // RFC 9110, 9.3.2: no content, whose length is told all the same.
+        let end = bytes.windows(4).position(|end| end == b"\r\n\r\n");
+        bytes.truncate(end.map_or(bytes.len(), |end| end + 4));
+    }
     let sent = timeout(thread.shared.timings.head, write_all(stream, &bytes)).await;
     if !matches!(sent, Ok(Ok(()))) {
         record.finish(Outcome::ClientGone);

@@ -16,7 +16,7 @@ use crate::accounts::Usage;
 use crate::identity::Account;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
-use crate::session::{AcquireError, Acquired, Exit, Fault, Progress, Sessions};
+use crate::session::{AcquireError, Acquired, Activity, Exit, Fault, Progress, Sessions};
 
 /// A future of one data thread.
 pub(super) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -64,7 +64,7 @@ pub(super) struct Grant {
     /// How long the request was held.
     pub(super) waited: Duration,
     /// Keeps the session active.
-    pub(super) _active: Option<Acquired>,
+    pub(super) active: Option<Activity>,
 }
 
 impl From<Acquired> for Grant {
@@ -76,7 +76,7 @@ impl From<Acquired> for Grant {
             expires: acquired.expires,
             cold_start: acquired.cold_start,
             waited: acquired.waited,
-            _active: Some(acquired),
+            active: Some(acquired.into_activity()),
         }
     }
 }

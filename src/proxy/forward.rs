@@ -212,11 +212,11 @@ impl Unanswered {
 }
 
 /// A 101 that no request asked for (RFC 9110, 15.2.2).
-fn unasked() -> ProxyError {
+pub(super) fn unasked() -> ProxyError {
     ProxyError::new(Code::UpstreamError, "the destination switched protocols without being asked")
 }
 
-fn no_answer(target: &Target) -> ProxyError {
+pub(super) fn no_answer(target: &Target) -> ProxyError {
     ProxyError::new(Code::UpstreamError, format!("{target} closed the connection without a complete answer"))
 }
 
@@ -262,7 +262,9 @@ fn rewrite(parts: &mut Parts) -> Result<Option<HeaderValue>, ProxyError> {
     // RFC 9112, 3.2.2: the client's Host is ignored, the target says which it is.
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
     parts.headers.insert(HOST, host);
-    let empty = parts.uri.path_and_query().is_none_or(|path| *path != *ROOT && path.as_str() == ROOT);
+    // An empty path also reads as "/", but is not the same.
+    let root = PathAndQuery::from_static(ROOT);
+    let empty = parts.uri.path_and_query().is_none_or(|path| *path != root && path.as_str() == ROOT);
     parts.uri = if empty && parts.method == Method::OPTIONS {
         // RFC 9112, 3.2.4.
         Uri::from_static("*")
@@ -343,7 +345,8 @@ fn switch_protocols(
         // With what the origin has sent behind its 101.
         lease.count(&mut record);
         let opened = Opened { grant: lease.grant, tunnel };
-        Tunnel { client: stream, early, opened, record, greeting: Greeting::None }.run(&thread).await;
+        let tunnel = Tunnel { client: stream, early, opened, record, greeting: Greeting::None };
+        Box::new(tunnel).run(&thread).await;
         drop(client);
     });
 }

@@ -116,6 +116,19 @@ pub struct Head<'b> {
     pub host_is_valid: bool,
     /// Whether the client wants the connection kept after an answer.
     pub keep_alive: bool,
+    /// HTTP/1.1, not HTTP/1.0.
+    pub http11: bool,
+}
+
+/// A header field, borrowed from the bytes it was read from.
+pub type Field<'b> = httparse::Header<'b>;
+
+/// Room for the header fields of one head.
+pub type Room<'b> = [MaybeUninit<Field<'b>>; MAX_FIELDS];
+
+/// Room for the header fields of one head, which costs nothing to make.
+pub const fn room<'b>() -> Room<'b> {
+    [const { MaybeUninit::uninit() }; MAX_FIELDS]
 }
 
 /// How a request's body is framed (RFC 9112, 6.3).
@@ -150,9 +163,20 @@ impl<'b> Head<'b> {
     ///
     /// [`HeadError`]: too many fields, or anything that is not to the letter of RFC 9112.
     pub fn parse(bytes: &'b [u8]) -> Result<Self, HeadError> {
-        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        Self::with_fields(bytes, &mut room()).map(|(head, _)| head)
+    }
+
+    /// The same, with all of its header fields.
+    ///
+    /// # Errors
+    ///
+    /// As [`Head::parse`].
+    pub fn with_fields<'h>(
+        bytes: &'b [u8],
+        room: &'h mut Room<'b>,
+    ) -> Result<(Self, &'h [Field<'b>]), HeadError> {
         let mut request = httparse::Request::new(&mut []);
-        match request.parse_with_uninit_headers(bytes, &mut fields) {
+        match request.parse_with_uninit_headers(bytes, room) {
             Ok(httparse::Status::Complete(_)) => {}
             Ok(httparse::Status::Partial) => return Err(HeadError::Malformed("the head is incomplete")),
             Err(error) => return Err(HeadError::from(error)),
@@ -191,14 +215,16 @@ impl<'b> Head<'b> {
         }
         let http11 = minor == 1;
         framing.check(http11)?;
-        Ok(Self {
+        let head = Self {
             method,
             target,
             authorization,
             host_is_valid: framing.host_is_valid,
             body: if framing.encoded { Body::Chunked } else { Body::Length(framing.length.unwrap_or(0)) },
             keep_alive: !close && (http11 || keep),
-        })
+            http11,
+        };
+        Ok((head, request.headers))
     }
 }
 
@@ -268,7 +294,7 @@ impl Framing {
 }
 
 /// Whether a comma-separated list holds a token, in any case.
-fn has_token(value: &[u8], token: &str) -> bool {
+pub(super) fn has_token(value: &[u8], token: &str) -> bool {
     value.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use crate::config::Forwarding;
 
 /// Fields that are of one connection, whether `Connection` names them or not.
-const HOP_BY_HOP: [HeaderName; 9] = [
+pub(super) const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! listener ─▶ connection ─┬─ CONNECT ──────────────────────▶ connect ─▶ upstream ─▶ relay
+//!                         ├─ direct ─▶ rewrite ─▶ origin ───────┤
 //!                         └─ plain (hyper) ─▶ forward ─▶ pool ──┘
 //! ```
 //!
@@ -35,7 +36,9 @@ pub mod chunks;
 mod client_io;
 mod connect;
 mod connection;
+mod content;
 pub mod destination;
+mod direct;
 pub mod error;
 mod event;
 mod exits;
@@ -47,11 +50,14 @@ pub mod head;
 mod headers;
 mod listener;
 mod newcomers;
+mod origin;
 mod plain;
 mod pool;
 mod record;
 pub mod relay;
+mod reply;
 mod response;
+mod rewrite;
 mod socket;
 pub mod target;
 mod thread;

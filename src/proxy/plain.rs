@@ -250,7 +250,8 @@ fn upgrade(
     tokio::task::spawn_local(async move {
         match client_side(upgrading).await {
             Some((stream, early)) => {
-                Tunnel { client: stream, early, opened, record, greeting: Greeting::Sent }.run(&thread).await;
+                let tunnel = Tunnel { client: stream, early, opened, record, greeting: Greeting::Sent };
+                Box::new(tunnel).run(&thread).await;
             }
             None => record.finish(Outcome::ClientGone),
         }

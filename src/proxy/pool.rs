@@ -37,13 +37,13 @@ const MAX_FIELDS: usize = 256;
 pub(super) struct Key {
     session: Arc<str>,
     uid: Arc<str>,
-    target: Box<str>,
+    target: Arc<str>,
 }
 
 impl Key {
     /// The key of a session's requests to a target through an exit.
     pub(super) fn new(session: &Arc<str>, exit: &Exit, target: &Target) -> Self {
-        Self { session: Arc::clone(session), uid: Arc::clone(&exit.uid), target: target.as_str().into() }
+        Self { session: Arc::clone(session), uid: Arc::clone(&exit.uid), target: target.shared() }
     }
 }
 

@@ -30,6 +30,18 @@ impl RequestId {
         Self(rand::random())
     }
 
+    fn digits(self) -> [u8; 16] {
+        std::array::from_fn(|n| {
+            let digit = (self.0 >> (60 - 4 * n) & 0xf) as u8;
+            digit + if digit < 10 { b'0' } else { b'a' - 10 }
+        })
+    }
+
+    /// Appends it.
+    pub(super) fn push_to(self, text: &mut String) {
+        text.push_str(std::str::from_utf8(&self.digits()).unwrap_or_default());
+    }
+
     #[cfg(test)]
     pub(super) const fn of(id: u64) -> Self {
         Self(id)
@@ -37,8 +49,27 @@ impl RequestId {
 }
 
 impl fmt::Display for RequestId {
+    /// In one piece: it is shown twice for every request.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
+    }
+}
+
+/// A client's address for the log: as its own `Display`, which pads, and so takes three times as long.
+struct Shown(SocketAddr);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SocketAddr::V4(addr) = self.0 else { return self.0.fmt(f) };
+        let [a, b, c, d] = addr.ip().octets();
+        let mut number = itoa::Buffer::new();
+        for octet in [a, b, c] {
+            f.write_str(number.format(octet))?;
+            f.write_str(".")?;
+        }
+        f.write_str(number.format(d))?;
+        f.write_str(":")?;
+        f.write_str(number.format(addr.port()))
     }
 }
 
@@ -341,7 +372,7 @@ impl Record {
             target: "gluetun_gateway::access",
             request_id = %self.id,
             kind = self.kind.as_str(),
-            client = %self.client,
+            client = %Shown(self.client),
             account = self.account.as_deref(),
             selector = self.selector.as_deref(),
             session = self.session.as_deref(),

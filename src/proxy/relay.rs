@@ -1,22 +1,22 @@
 //! The relay of a tunnel: bytes in both directions until both have ended, half-closes and resets passed
-//! on. One future for both directions, no timer per packet, and no buffer while nothing is under way.
-//!
-//! It copies. A mode that splices would be a sibling of `Half::poll`.
+//! on. One future for both directions, no timer per packet, and no buffer while nothing is under way. Called by
+//! `tunnel`; how the bytes of one direction move is `half`'s.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
-use super::buffers::{Buffers, SIZE};
+use super::buffers::Buffers;
 
-/// Bytes that one direction moves before others on the thread get their turn.
-const TURN: usize = 4 * SIZE;
+mod half;
+mod socket;
+
+use half::{Broken, Half};
 
 /// How a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,110 +69,6 @@ impl Drop for Ends {
     }
 }
 
-/// What broke in a direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Broken {
-    /// Its source.
-    Source,
-    /// Its sink.
-    Sink,
-}
-
-/// One direction.
-#[derive(Debug, Default)]
-struct Half {
-    /// What was read and not yet written: `start..end` of it.
-    spill: Option<Box<[u8]>>,
-    start: usize,
-    end: usize,
-    /// The source has ended.
-    ended: bool,
-    /// Bytes written and not yet reported.
-    moved: u64,
-}
-
-impl Half {
-    /// A direction with bytes to write before anything is read.
-    fn with(bytes: Vec<u8>) -> Self {
-        if bytes.is_empty() {
-            return Self::default();
-        }
-        let end = bytes.len();
-        Self { spill: Some(bytes.into_boxed_slice()), end, ..Self::default() }
-    }
-
-    /// Moves what can be moved now. `Ready(Ok)` once the source has ended and the sink knows; `last` says
-    /// that the sockets are closed next anyway, which tells it as well.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &mut ReadHalf<'_>,
-        sink: &mut WriteHalf<'_>,
-        buffers: &Buffers,
-        last: bool,
-    ) -> Poll<Result<(), Broken>> {
-        let mut left = TURN;
-        loop {
-            if let Some(spill) = &self.spill {
-                while let Some(rest) = spill.get(self.start..self.end).filter(|rest| !rest.is_empty()) {
-                    match Pin::new(&mut *sink).poll_write(cx, rest) {
-                        Poll::Ready(Ok(n)) if n > 0 => {
-                            self.start += n;
-                            self.moved += n as u64;
-                        }
-                        Poll::Ready(_) => return Poll::Ready(Err(Broken::Sink)),
-                        Poll::Pending => return Poll::Pending,
-                    }
-                }
-            }
-            if self.ended {
-                if let Some(buffer) = self.spill.take() {
-                    buffers.give(buffer);
-                }
-                // Closing does what a second shutdown would.
-                if last {
-                    return Poll::Ready(Ok(()));
-                }
-                return Pin::new(&mut *sink).poll_shutdown(cx).map_err(|_| Broken::Sink);
-            }
-            if left == 0 {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            let mut buffer = match self.spill.take() {
-                Some(buffer) if buffer.len() == SIZE => buffer,
-                Some(_) | None => buffers.take(),
-            };
-            let mut read = ReadBuf::new(&mut buffer);
-            let polled = Pin::new(&mut *source).poll_read(cx, &mut read);
-            let filled = read.filled().len();
-            match polled {
-                Poll::Ready(Ok(())) if filled > 0 => {
-                    (self.start, self.end) = (0, filled);
-                    self.spill = Some(buffer);
-                    left = left.saturating_sub(filled);
-                }
-                Poll::Ready(Ok(())) => {
-                    self.ended = true;
-                    buffers.give(buffer);
-                }
-                Poll::Ready(Err(_)) => {
-                    buffers.give(buffer);
-                    return Poll::Ready(Err(Broken::Source));
-                }
-                Poll::Pending => {
-                    buffers.give(buffer);
-                    return Poll::Pending;
-                }
-            }
-        }
-    }
-
-    fn take_moved(&mut self) -> u64 {
-        std::mem::take(&mut self.moved)
-    }
-}
-
 /// What the first phase of a relay leads to.
 enum Next {
     /// The end of it.
@@ -183,29 +79,99 @@ enum Next {
     Up,
 }
 
-/// Relays until the tunnel ends. `early` is what the client has sent already. `moved` hears of bytes as
-/// they are written: towards the exit, towards the client. `gone` ends once the exit is gone, and may be
-/// polled again then. `half_idle` bounds the silence of a tunnel of which one side has ended; two open
-/// sides may be silent for as long as they live.
-pub async fn relay(
-    ends: &mut Ends,
-    early: Vec<u8>,
-    buffers: &Buffers,
-    mut gone: impl Future<Output = ()> + Unpin,
-    half_idle: Duration,
-    mut moved: impl FnMut(u64, u64),
-) -> End {
-    let (mut client_in, mut client_out) = ends.client.split();
-    let (mut upstream_in, mut upstream_out) = ends.upstream.split();
-    let (mut up, mut down) = (Half::with(early), Half::default());
-    let next = poll_fn(|cx| {
-        if Pin::new(&mut gone).poll(cx).is_ready() {
+/// Both directions of a tunnel.
+#[derive(Debug)]
+pub struct Relay {
+    up: Half,
+    down: Half,
+}
+
+impl Relay {
+    /// Of a client that has sent this already.
+    pub fn new(early: Vec<u8>) -> Self {
+        Self { up: Half::with(early), down: Half::default() }
+    }
+
+    /// Relays until the tunnel ends. `moved` hears of bytes as they are written: towards the exit, towards the
+    /// client. `gone` ends once the exit is gone, and may be polled again then. `half_idle` bounds the silence of a
+    /// tunnel of which one side has ended; two open sides may be silent for as long as they live.
+    ///
+    /// What a tunnel holds while it is open is its caller's and a few pointers: an idle one is to be small.
+    pub async fn run(
+        &mut self,
+        ends: &mut Ends,
+        buffers: &Buffers,
+        gone: &mut (impl Future<Output = ()> + Unpin),
+        half_idle: Duration,
+        moved: &mut impl FnMut(u64, u64),
+    ) -> End {
+        match poll_fn(|cx| self.poll_both(cx, ends, buffers, gone, moved)).await {
+            Next::End(end) => end,
+            // Boxed: few tunnels are half open for long, and all others should not hold the room for it.
+            Next::Down(done) => {
+                let Self { down, .. } = self;
+                Box::pin(async move {
+                    let (client_in, mut client_out) = ends.client.split();
+                    let (mut upstream_in, _) = ends.upstream.split();
+                    let poll = |cx: &mut Context<'_>| {
+                        let polled = down.poll(cx, &mut upstream_in, &mut client_out, buffers, true);
+                        (polled, (0, down.take_moved()))
+                    };
+                    let end = |result| match result {
+                        Ok(()) => done,
+                        Err(Broken::Source) => End::Upstream,
+                        Err(Broken::Sink) => End::Client,
+                    };
+                    // The ended side is read no more, so only its error tells of a reset.
+                    let reset = async { client_in.ready(Interest::ERROR).await.map(|_| End::Client) };
+                    half_open(poll, end, reset, gone, half_idle, moved).await
+                })
+                .await
+            }
+            Next::Up => {
+                let Self { up, .. } = self;
+                Box::pin(async move {
+                    let (mut client_in, _) = ends.client.split();
+                    let (upstream_in, mut upstream_out) = ends.upstream.split();
+                    let poll = |cx: &mut Context<'_>| {
+                        let polled = up.poll(cx, &mut client_in, &mut upstream_out, buffers, true);
+                        (polled, (up.take_moved(), 0))
+                    };
+                    let end = |result| match result {
+                        Ok(()) => End::Done,
+                        Err(Broken::Source) => End::Client,
+                        Err(Broken::Sink) => End::Linger,
+                    };
+                    let reset = async { upstream_in.ready(Interest::ERROR).await.map(|_| End::Linger) };
+                    half_open(poll, end, reset, gone, half_idle, moved).await
+                })
+                .await
+            }
+        }
+    }
+
+    /// The first phase: both sides are open.
+    fn poll_both(
+        &mut self,
+        cx: &mut Context<'_>,
+        ends: &mut Ends,
+        buffers: &Buffers,
+        gone: &mut (impl Future<Output = ()> + Unpin),
+        moved: &mut impl FnMut(u64, u64),
+    ) -> Poll<Next> {
+        if Pin::new(gone).poll(cx).is_ready() {
             return Poll::Ready(Next::End(End::Gone));
         }
+        let Self { up, down } = self;
+        let (mut client_in, mut client_out) = ends.client.split();
+        let (mut upstream_in, mut upstream_out) = ends.upstream.split();
         let upward = up.poll(cx, &mut client_in, &mut upstream_out, buffers, false);
         let last = upward.is_ready();
         let downward = down.poll(cx, &mut upstream_in, &mut client_out, buffers, last);
-        moved(up.take_moved(), down.take_moved());
+        let (moved_up, moved_down) = (up.take_moved(), down.take_moved());
+        if moved_up + moved_down > 0 {
+            moved(moved_up, moved_down);
+        }
         match (upward, downward) {
             (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
                 Poll::Ready(Next::End(End::Client))
@@ -220,39 +186,6 @@ pub async fn relay(
             (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Next::Up),
             (Poll::Pending, Poll::Pending) => Poll::Pending,
         }
-    })
-    .await;
-
-    // Boxed: few tunnels are half open for long, and all others should not hold the room for it.
-    match next {
-        Next::End(end) => end,
-        Next::Down(done) => {
-            let poll = |cx: &mut Context<'_>| {
-                let polled = down.poll(cx, &mut upstream_in, &mut client_out, buffers, true);
-                (polled, (0, down.take_moved()))
-            };
-            let end = |result| match result {
-                Ok(()) => done,
-                Err(Broken::Source) => End::Upstream,
-                Err(Broken::Sink) => End::Client,
-            };
-            // The ended side is read no more, so only its error tells of a reset.
-            let reset = async { client_in.ready(Interest::ERROR).await.map(|_| End::Client) };
-            Box::pin(half_open(poll, end, reset, gone, half_idle, moved)).await
-        }
-        Next::Up => {
-            let poll = |cx: &mut Context<'_>| {
-                let polled = up.poll(cx, &mut client_in, &mut upstream_out, buffers, true);
-                (polled, (up.take_moved(), 0))
-            };
-            let end = |result| match result {
-                Ok(()) => End::Done,
-                Err(Broken::Source) => End::Client,
-                Err(Broken::Sink) => End::Linger,
-            };
-            let reset = async { upstream_in.ready(Interest::ERROR).await.map(|_| End::Linger) };
-            Box::pin(half_open(poll, end, reset, gone, half_idle, moved)).await
-        }
     }
 }
 
@@ -261,15 +194,15 @@ async fn half_open(
     mut poll: impl FnMut(&mut Context<'_>) -> (Poll<Result<(), Broken>>, (u64, u64)),
     end: impl Fn(Result<(), Broken>) -> End,
     reset: impl Future<Output = std::io::Result<End>>,
-    mut gone: impl Future<Output = ()> + Unpin,
+    gone: &mut (impl Future<Output = ()> + Unpin),
     half_idle: Duration,
-    mut moved: impl FnMut(u64, u64),
+    moved: &mut impl FnMut(u64, u64),
 ) -> End {
     let mut reset = pin!(reset);
     let mut idle = pin!(tokio::time::sleep(half_idle));
     let mut since = Instant::now();
     poll_fn(|cx| {
-        if Pin::new(&mut gone).poll(cx).is_ready() {
+        if Pin::new(&mut *gone).poll(cx).is_ready() {
             return Poll::Ready(End::Gone);
         }
         let (polled, (up, down)) = poll(cx);

@@ -170,23 +170,24 @@ impl Established<'_> {
 
     /// The head, without `Content-Length` and `Transfer-Encoding` (RFC 9110, 9.3.6).
     pub(super) fn bytes(&self) -> Vec<u8> {
-        // One buffer and no list of fields: every tunnel takes this way.
+        // One buffer, no list of fields and no formatting: every tunnel takes this way.
         let mut out = String::with_capacity(320);
-        let _ = write!(
-            out,
-            "HTTP/1.1 200 Connection established\r\n{REQUEST_ID}: {}\r\nX-Gateway-Exit: ",
-            self.id
-        );
+        let mut number = itoa::Buffer::new();
+        out.push_str("HTTP/1.1 200 Connection established\r\n");
+        out.push_str(REQUEST_ID);
+        out.push_str(": ");
+        self.id.push_to(&mut out);
+        out.push_str("\r\nX-Gateway-Exit: ");
         push_text(self.server, &mut out);
         out.push_str("\r\nX-Gateway-Exit-Country: ");
         push_text(self.country, &mut out);
-        let _ = write!(
-            out,
-            "\r\nX-Gateway-Cold-Start: {}\r\nX-Gateway-Wait-Ms: {}\r\nX-Gateway-Session-Idle: {}s\r\n",
-            self.cold_start,
-            self.waited.as_millis(),
-            self.idle.as_secs()
-        );
+        out.push_str("\r\nX-Gateway-Cold-Start: ");
+        out.push_str(if self.cold_start { "true" } else { "false" });
+        out.push_str("\r\nX-Gateway-Wait-Ms: ");
+        out.push_str(number.format(self.waited.as_millis()));
+        out.push_str("\r\nX-Gateway-Session-Idle: ");
+        out.push_str(number.format(self.idle.as_secs()));
+        out.push_str("s\r\n");
         if let Some(expires) = self.expires {
             let _ =
                 write!(out, "X-Gateway-Session-Expires: {}\r\n", humantime::format_rfc3339_seconds(expires));
@@ -206,7 +207,11 @@ impl Established<'_> {
 /// Text of the server list as a field's value: what is not printable ASCII becomes `?` ("Malmö" is
 /// no country, but a list may hold anything).
 fn push_text(text: &str, out: &mut String) {
-    out.extend(text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }));
+    if text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        out.push_str(text);
+    } else {
+        out.extend(text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }));
+    }
 }
 
 fn field_text(text: &str) -> String {

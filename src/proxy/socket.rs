@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 /// Connections that the kernel queues for a listener (it cuts this to `net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
@@ -60,19 +61,34 @@ fn socket(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// How an exit is asked whether it lives: one that has vanished frees its tunnels after twelve minutes, with the
+/// kernel's own interval and number of retries. Mostly its pod's end is seen long before, by the watch; two system
+/// calls fewer for each tunnel.
+const EXIT_KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
+
 /// Connects to an exit.
 ///
 /// # Errors
 ///
 /// As the kernel says, or `TimedOut` after `limit`.
 pub(super) async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_nodelay(true)?;
-    SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)?;
-    match tokio::time::timeout(limit, socket.connect(addr)).await {
-        Ok(connected) => connected,
-        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+    let socket =
+        Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&EXIT_KEEPALIVE)?;
+    match socket.connect(&addr.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
+        Ok(()) | Err(_) => {}
     }
+    let stream = TcpStream::from_std(socket.into())?;
+    let Ok(ready) = tokio::time::timeout(limit, stream.ready(Interest::WRITABLE)).await else {
+        return Err(io::ErrorKind::TimedOut.into());
+    };
+    // Only of a failure the kernel is asked why: tokio's own `connect` asks each time.
+    if ready?.is_write_closed() {
+        return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+    }
+    Ok(stream)
 }
 
 /// Whether the error says that this process or machine has no more sockets, files, ports or memory for
@@ -99,6 +115,8 @@ pub(super) fn raise_open_files() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
+
     use super::*;
 
     #[tokio::test]
@@ -124,9 +142,18 @@ mod tests {
             let socket = SockRef::from(stream);
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
             assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 60);
-            assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 15);
-            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
         }
+        let client = SockRef::from(&accepted);
+        assert_eq!(client.tcp_keepalive_interval().unwrap().as_secs(), 15);
+        assert_eq!(client.tcp_keepalive_retries().unwrap(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_failed_connection_says_why() {
+        let (addr, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        drop(listeners);
+        let error = connect(addr, Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

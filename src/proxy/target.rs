@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// Longest host name (RFC 1035, 2.3.4), without a trailing dot.
 const MAX_NAME: usize = 253;
@@ -13,7 +14,7 @@ const MAX_LABEL: usize = 63;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// `host:port` as a CONNECT to the exit has it: IPv6 in brackets.
-    authority: Box<str>,
+    authority: Arc<str>,
     /// Length of the host within it.
     host: usize,
     /// The address, where the host is one.
@@ -89,7 +90,7 @@ impl Target {
         if !scheme.eq_ignore_ascii_case("http") {
             return Err(TargetError::Scheme);
         }
-        Self::of_http(rest.split(['/', '?']).next().unwrap_or_default())
+        Self::http_authority(rest.split(['/', '?']).next().unwrap_or_default())
     }
 
     /// The same of a URL that has been read.
@@ -102,10 +103,15 @@ impl Target {
             Some("http") => {}
             _ => return Err(TargetError::Scheme),
         }
-        Self::of_http(uri.authority().ok_or(TargetError::Form)?.as_str())
+        Self::http_authority(uri.authority().ok_or(TargetError::Form)?.as_str())
     }
 
-    fn of_http(authority: &str) -> Result<Self, TargetError> {
+    /// The same of the part between `http://` and the path.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError`] says which part is wrong.
+    pub fn http_authority(authority: &str) -> Result<Self, TargetError> {
         let (host, port) = split(authority)?;
         // RFC 3986, 3.2.3: an empty port is the default one.
         let port = match port {
@@ -130,12 +136,17 @@ impl Target {
         };
         let host = authority.len();
         let _ = write!(authority, ":{port}");
-        Ok(Self { authority: authority.into_boxed_str(), host, ip, port })
+        Ok(Self { authority: authority.into(), host, ip, port })
     }
 
     /// `host:port`.
     pub fn as_str(&self) -> &str {
         &self.authority
+    }
+
+    /// `host:port`, to be kept.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.authority)
     }
 
     /// The host: a name, or an address (IPv6 in brackets).

@@ -15,6 +15,7 @@ use super::buffers::Buffers;
 use super::event::{Event, Waiter};
 use super::exits::Watches;
 use super::newcomers::{Newcomers, Place};
+use super::origin::Wires;
 use super::pool::Pool;
 use super::record::Counters;
 use super::wish::Wishes;
@@ -31,8 +32,10 @@ pub(super) struct Thread {
     pub(super) buffers: Buffers,
     /// What usernames mean, remembered.
     pub(super) wishes: RefCell<Wishes>,
-    /// Idle tunnels for plain HTTP.
+    /// Idle tunnels for plain HTTP, with hyper on them.
     pub(super) pool: Pool,
+    /// Idle tunnels for plain HTTP without.
+    pub(super) wires: Wires,
     /// Fired when the listeners close: idle connections end.
     pub(super) closing: Rc<Event>,
     /// Connections whose clients have not logged in.
@@ -57,6 +60,7 @@ impl Thread {
                 shared.idle_timeout,
             )),
             pool: Pool::new(shared.timings.pooled),
+            wires: Wires::new(shared.timings.pooled),
             closing: Rc::new(Event::default()),
             newcomers: Rc::new(Newcomers::new(shared.most_newcomers, &shared.metrics)),
             watches: RefCell::default(),

@@ -1,20 +1,22 @@
 //! An open tunnel: the client is told, then bytes are relayed until both sides have ended.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use prometheus::IntGauge;
 use tokio::net::TcpStream;
 
 use super::connect::Opened;
+use super::event::Waiter;
+use super::exits::Grant;
 use super::record::{Outcome, Record};
-use super::relay::{self, End, Ends};
+use super::relay::{End, Ends, Relay};
 use super::response::Established;
 use super::thread::Thread;
 use super::upstream::write_all;
+use crate::session::Activity;
 
 /// A tunnel that is open on both sides.
 pub(super) struct Tunnel {
@@ -43,9 +45,19 @@ pub(super) enum Greeting {
 
 impl Tunnel {
     /// Relays until the tunnel ends.
-    pub(super) async fn run(self, thread: &Rc<Thread>) {
-        let Self { client, early, opened: Opened { grant, tunnel }, mut record, greeting } = self;
-        let mut ends = Ends::new(client, tunnel.stream);
+    pub(super) async fn run(self: Box<Self>, thread: &Rc<Thread>) {
+        // Boxed, so that an open tunnel does not hold the room that its begin and its end take.
+        let Some(mut open) = Box::pin(self.greet(thread)).await else { return };
+        let end = open.relay(thread).await;
+        if let Some(ends) = open.finish(end) {
+            Box::pin(linger(thread, ends)).await;
+        }
+    }
+
+    /// Tells the client; `None` if it does not hear that any more.
+    async fn greet(self: Box<Self>, thread: &Thread) -> Option<Box<Open>> {
+        let Self { client, early, opened: Opened { grant, tunnel }, mut record, greeting } = *self;
+        let ends = Ends::new(client, tunnel.stream);
         let mut first = if greeting == Greeting::Due {
             let established = Established {
                 id: record.id,
@@ -68,61 +80,103 @@ impl Tunnel {
         record.on_drop = Outcome::Cut;
         if write_all(&ends.client, &first).await.is_err() {
             record.finish(Outcome::ClientReset);
-            return;
+            return None;
         }
         if greeting != Greeting::None {
             record.add_bytes(0, tunnel.glued.len() as u64);
         }
-        drop((first, tunnel.glued));
+        let counted = Counted::new(&thread.counters.tunnels);
+        let Grant { exit, active, .. } = grant;
+        let gone = Gone {
+            exit: thread.gone(&exit),
+            account: record.slot.as_ref().map(|slot| thread.account_gone(slot.usage())),
+        };
+        let relay = Relay::new(early);
+        Some(Box::new(Open { ends, relay, gone, record, _active: active, _counted: counted }))
+    }
+}
 
-        thread.counters.tunnels.inc();
-        let _open = Open(thread);
-        let usage = record.slot.as_ref().map(|slot| Arc::clone(slot.usage()));
-        let mut exit_gone = thread.gone(&grant.exit);
-        let mut account_gone = usage.as_ref().map(|usage| thread.account_gone(usage));
-        let gone = poll_fn(move |cx| {
-            if let Some(ended) = &mut account_gone
-                && Pin::new(ended).poll(cx).is_ready()
-            {
-                return Poll::Ready(());
-            }
-            Pin::new(&mut exit_gone).poll(cx)
-        });
+/// What a tunnel needs while it is open.
+struct Open {
+    ends: Ends,
+    relay: Relay,
+    gone: Gone,
+    record: Record,
+    _active: Option<Activity>,
+    _counted: Counted,
+}
+
+/// Ends when the exit's pod is gone, or what is open of the account must end.
+struct Gone {
+    exit: Waiter,
+    account: Option<Waiter>,
+}
+
+impl Future for Gone {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(account) = &mut self.account
+            && Pin::new(account).poll(cx).is_ready()
+        {
+            return Poll::Ready(());
+        }
+        Pin::new(&mut self.exit).poll(cx)
+    }
+}
+
+impl Open {
+    async fn relay(&mut self, thread: &Thread) -> End {
+        let Self { ends, relay, gone, record, .. } = self;
         let half_idle = thread.shared.timings.half_idle;
-        let end = relay::relay(&mut ends, early, &thread.buffers, gone, half_idle, |up, down| {
-            record.add_bytes(up, down);
-        })
-        .await;
-        let outcome = match end {
+        relay.run(ends, &thread.buffers, gone, half_idle, &mut |up, down| record.add_bytes(up, down)).await
+    }
+
+    /// Ends the record, and closes or resets both sides; what is left of them if the client is to be lingered for.
+    fn finish(self, end: End) -> Option<Ends> {
+        let Self { mut ends, record, .. } = self;
+        let account_ended = record.slot.as_ref().is_some_and(|slot| slot.usage().ended().is_cancelled());
+        record.finish(match end {
             End::Done | End::Linger => Outcome::Ok,
             End::Client => Outcome::ClientReset,
             End::Upstream => Outcome::UpstreamReset,
-            End::Gone if usage.is_some_and(|usage| usage.ended().is_cancelled()) => Outcome::AccountGone,
+            End::Gone if account_ended => Outcome::AccountGone,
             End::Gone => Outcome::ExitGone,
             End::Idle => Outcome::Idle,
-        };
-        record.finish(outcome);
+        });
         match end {
             End::Done => ends.close(),
             End::Linger => {
                 ends.close();
-                shut(&ends.client);
-                thread.linger(&ends.client, TUNNEL_LINGER, usize::MAX).await;
+                return Some(ends);
             }
             End::Client | End::Upstream | End::Gone | End::Idle => {}
         }
+        None
     }
+}
+
+async fn linger(thread: &Thread, ends: Ends) {
+    shut(&ends.client);
+    thread.linger(&ends.client, TUNNEL_LINGER, usize::MAX).await;
 }
 
 /// How long a client has to read the rest of a tunnel whose other side is gone.
 const TUNNEL_LINGER: Duration = Duration::from_secs(60);
 
 /// Counts an open tunnel until dropped.
-struct Open<'t>(&'t Thread);
+struct Counted(IntGauge);
 
-impl Drop for Open<'_> {
+impl Counted {
+    fn new(tunnels: &IntGauge) -> Self {
+        tunnels.inc();
+        Self(tunnels.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.counters.tunnels.dec();
+        self.0.dec();
     }
 }
 

@@ -4,12 +4,15 @@
 //! away, and Go's server may read a byte ahead even after the 200. So the head goes alone, with a length
 //! announced that is never sent, and nothing follows before the 200.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -292,17 +295,39 @@ pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Resul
 
 /// Appends what there is to read; 0 at the end.
 pub(super) async fn read_some(stream: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    poll_fn(|cx| poll_read_some(cx, stream, bytes)).await
+}
+
+/// As [`read_some`].
+pub(super) fn poll_read_some(
+    cx: &mut Context<'_>,
+    stream: &TcpStream,
+    bytes: &mut Vec<u8>,
+) -> Poll<io::Result<usize>> {
     loop {
-        stream.readable().await?;
+        ready!(stream.poll_read_ready(cx))?;
         if bytes.len() == bytes.capacity() {
             // No more than is needed: a head that never ends costs its bytes and not twice as many.
             bytes.reserve_exact(4096);
         }
+        let room = bytes.capacity() - bytes.len();
         match stream.try_read_buf(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read,
+            Ok(n) if 0 < n && n < room => {
+                drained(stream);
+                return Poll::Ready(Ok(n));
+            }
+            read => return Poll::Ready(read),
         }
     }
+}
+
+/// A read that did not fill its buffer has emptied the socket: the next one waits for news instead of asking the
+/// kernel. An end is news, too, and is not forgotten by this. (`AsyncRead` of tokio's streams does the same.)
+fn drained(stream: &TcpStream) {
+    let nothing =
+        stream.try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+    debug_assert!(nothing.is_err());
 }
 
 struct Head {

@@ -2,7 +2,9 @@
 //! hostnames of the shape that the real list has. It holds no keys and addresses, which only Gluetun
 //! needs, and has from its own list.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
 
 use super::origin::{Origin, SourceKind};
 use super::{Catalogue, CatalogueError};
@@ -22,16 +24,13 @@ pub fn catalogue() -> Result<Catalogue, CatalogueError> {
 
 /// The compact form as records of `format-servers`.
 fn records(compact: &str) -> Result<Value, CatalogueError> {
-    let countries: Map<String, Value> =
+    let countries: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> =
         serde_json::from_str(compact).map_err(|error| CatalogueError::Json(error.to_string()))?;
     let mut records = Vec::new();
-    for (country, cities) in &countries {
-        for (city, hostnames) in cities.as_object().into_iter().flatten() {
-            for hostname in hostnames.as_array().into_iter().flatten() {
-                records.push(
-                    json!({ "vpn": "wireguard", "country": country, "city": city, "hostname": hostname }),
-                );
-            }
+    for (country, cities) in countries {
+        for (city, hostnames) in cities {
+            let record = |hostname| json!({ "vpn": "wireguard", "country": country, "city": city, "hostname": hostname });
+            records.extend(hostnames.into_iter().map(record));
         }
     }
     Ok(Value::Array(records))

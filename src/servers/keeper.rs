@@ -9,7 +9,7 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::cache::{Cache, CacheError, Look};
+use super::cache::{Cache, CacheError, Look, Stored};
 use super::job::{Image, Runner};
 use super::origin::{Origin, SourceKind};
 use super::refresh::{Answer, Ask, RefreshError, Refresher};
@@ -232,12 +232,7 @@ impl<S: Supply> Keeping<S> {
     /// Takes the list that was kept, else the built-in one until another comes.
     async fn begin(&mut self, stand_in: bool) {
         self.due = self.due_after(None);
-        let same_image = self.look().await;
-        if same_image == Some(false) {
-            // That of the old image is good enough until that of the new one is there.
-            tracing::info!("the kept server list is that of another image, a Job fetches the present one");
-            self.due = self.due_after(None);
-        }
+        self.look().await;
         if !self.published.borrow().is_empty() {
             return;
         }
@@ -270,9 +265,10 @@ impl<S: Supply> Keeping<S> {
         Some(Instant::now() + wait)
     }
 
-    /// Looks at the list that is kept, and takes it if it is newer than the one in use; whether it is
-    /// the present image's, if there was one to read.
-    async fn look(&mut self) -> Option<bool> {
+    /// Looks at the list that is kept, and takes it if it is newer than the one in use. That of another
+    /// image is good enough until that of the present one is there, and no longer: while a new version is
+    /// rolled out, replicas of both keep theirs in the same place.
+    async fn look(&mut self) {
         let Look { version, found } = self.supply.look(self.known.as_deref()).await;
         self.next_look = Instant::now() + self.pace.look.mul_f64(0.9 + 0.2 * rand::random::<f64>());
         if version.is_some() {
@@ -281,25 +277,28 @@ impl<S: Supply> Keeping<S> {
         let stored = match found {
             Ok(stored) => {
                 self.complaint = None;
-                stored?
+                stored
             }
             Err(error) => {
                 self.complain(&error);
-                return None;
+                None
             }
         };
+        let Some(Stored { catalogue, same_image }) = stored else { return };
         let in_use = Arc::clone(&self.published.borrow());
-        let newer = match (in_use.origin(), stored.catalogue.origin()) {
-            (Some(ours), Some(kept)) => in_use.is_stand_in() || kept.since > ours.since,
-            (None, _) => true,
-            (Some(_), None) => false,
+        let newer = match (in_use.origin(), catalogue.origin()) {
+            (Some(ours), Some(kept)) => same_image && kept.since > ours.since,
+            (Some(_) | None, _) => false,
         };
-        if newer {
-            self.due = self.due_after(stored.catalogue.origin());
-            self.failures = 0;
-            self.publish(stored.catalogue);
+        if !newer && !in_use.is_stand_in() {
+            return;
         }
-        Some(stored.same_image)
+        if !same_image {
+            tracing::info!("the kept server list is that of another image, a Job fetches the present one");
+        }
+        self.due = self.due_after(catalogue.origin().filter(|_| same_image));
+        self.failures = 0;
+        self.publish(catalogue);
     }
 
     fn publish(&self, list: Catalogue) -> Arc<Catalogue> {

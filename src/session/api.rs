@@ -166,7 +166,7 @@ fn from_status(status: &Status) -> ApiError {
 
 /// The texts are those of the plugins in kube-apiserver: `resourcequota` ("exceeded quota", and "status
 /// unknown for quota" before its first count), `podsecurity`, and the RBAC authorizer.
-fn forbidden_kind(message: &str) -> ForbiddenKind {
+pub(crate) fn forbidden_kind(message: &str) -> ForbiddenKind {
     if message.contains("exceeded quota") || message.contains("status unknown for quota") {
         ForbiddenKind::Quota
     } else if message.contains("violates PodSecurity") {

@@ -316,6 +316,43 @@ impl Claim {
         })
     }
 
+    /// Whether all that differs from `before` is when it was used and by what: the bulk of all changes.
+    pub(crate) fn is_renewal_of(&self, before: &Self) -> bool {
+        // Named one by one, so that a new field is thought of here.
+        let Self {
+            name,
+            uid,
+            resource_version: _,
+            key,
+            created,
+            renewed: _,
+            duration,
+            transition,
+            holder: _,
+            pinned,
+            ttl,
+            expires,
+            ready,
+            reason,
+            replace,
+            renewed_older: _,
+            no_wait,
+        } = self;
+        *uid == before.uid
+            && *name == before.name
+            && *key == before.key
+            && *created == before.created
+            && *duration == before.duration
+            && *transition == before.transition
+            && *pinned == before.pinned
+            && *ttl == before.ttl
+            && *expires == before.expires
+            && *ready == before.ready
+            && *reason == before.reason
+            && *replace == before.replace
+            && *no_wait == before.no_wait
+    }
+
     /// Id of the pod of one of the claim's transitions: UUIDv5 of the claim's uid and the transition,
     /// so that creating it twice is a conflict that does no harm, whoever crashed in between.
     pub fn pod_id(&self, transition: i32) -> Uuid {

@@ -281,10 +281,13 @@ impl Index {
 
     /// The pods that serve no claim that is there, save for those that are ending.
     pub(super) fn unclaimed(&self) -> impl Iterator<Item = &Arc<PodView>> {
-        self.pods.values().filter(|pod| !self.is_ending(pod)).filter(|pod| {
-            let claim = pod.binding.as_ref().and_then(|b| Some((b, self.claims.get(&b.claim)?)));
-            claim.is_none_or(|(binding, claim)| claim.uid != binding.claim_uid)
-        })
+        self.pods.values().filter(|pod| self.is_unclaimed(pod))
+    }
+
+    /// Whether the pod serves no claim that is there, and is not ending.
+    pub(super) fn is_unclaimed(&self, pod: &PodView) -> bool {
+        let claim = pod.binding.as_ref().and_then(|b| Some((b, self.claims.get(&b.claim)?)));
+        !self.is_ending(pod) && claim.is_none_or(|(binding, claim)| claim.uid != binding.claim_uid)
     }
 
     /// The pods of a claim, older ones included, save for those that are ending.

@@ -31,4 +31,4 @@ pub use manage::Manager;
 pub use progress::Progress;
 pub use sessions::{Acquired, Fault, Sessions};
 pub use start::{StartError, Started};
-pub use table::{WAITERS, WAITERS_PER_SESSION};
+pub use table::{Activity, WAITERS, WAITERS_PER_SESSION};

@@ -37,7 +37,14 @@ pub struct Acquired {
     pub cold_start: bool,
     /// How long it was held.
     pub waited: Duration,
-    _activity: Activity,
+    activity: Activity,
+}
+
+impl Acquired {
+    /// What keeps the session active, without the rest.
+    pub fn into_activity(self) -> Activity {
+        self.activity
+    }
 }
 
 /// What the proxy found an exit to be.
@@ -290,7 +297,7 @@ pub(super) fn acquired(
         expires: claim.expires.or_else(|| SystemTime::now().checked_add(claim.ttl?)),
         cold_start: waited.is_some(),
         waited: waited.unwrap_or_default(),
-        _activity: activity,
+        activity,
     }
 }
 

@@ -74,6 +74,9 @@ pub(super) struct Entry {
     abandoned: AtomicBool,
     /// When the session was last used, in milliseconds since the clock's start.
     last_used: AtomicU64,
+    /// Whether the renewals know that it is used: it is in their list, or in `used` on its way there.
+    listed: AtomicBool,
+    used: Used,
     /// Until when a hit need not renew the claim first, in milliseconds since the clock's start.
     fresh_until: AtomicU64,
     /// What the last attempt to reach the API server for this session came to.
@@ -106,7 +109,7 @@ fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Entry {
-    fn new(key: SessionKey, clock: Clock) -> Self {
+    fn new(key: SessionKey, table: &Table) -> Self {
         Self {
             name: key.claim_name().into(),
             key,
@@ -118,10 +121,12 @@ impl Entry {
             ensuring: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
+            listed: AtomicBool::new(false),
+            used: Arc::clone(&table.used),
             fresh_until: AtomicU64::new(0),
             control_error: std::sync::Mutex::default(),
             lifetimes: std::sync::Mutex::default(),
-            clock,
+            clock: table.clock,
         }
     }
 
@@ -192,7 +197,31 @@ impl Entry {
     }
 
     pub(super) fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
+        self.active.load(Ordering::SeqCst)
+    }
+
+    /// Lets the renewals know that it is used, unless they do. To be called once it is counted as active or
+    /// waiting: [`Entry::unlist`] counts on that order.
+    fn list(self: &Arc<Self>) {
+        if !self.listed.load(Ordering::SeqCst) && !self.listed.swap(true, Ordering::SeqCst) {
+            locked(&self.used).push(Arc::clone(self));
+        }
+    }
+
+    /// Takes it off the renewals' list, which they do when all of its use is written: false if it is used
+    /// again, and stays there. Whoever begins to use it meanwhile either finds it off the list, or is found
+    /// here: he counts and then looks, we take it off and then look.
+    pub(super) fn unlist(&self) -> bool {
+        let last = self.last_used.load(Ordering::SeqCst);
+        self.listed.store(false, Ordering::SeqCst);
+        let again = self.is_in_use() || self.last_used.load(Ordering::SeqCst) != last;
+        // If it was listed meanwhile, it comes by itself.
+        !again || self.listed.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether anyone uses it or waits for it.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.active() > 0 || self.waiters() > 0
     }
 
     /// How often someone has begun to wait while nobody did.
@@ -201,16 +230,12 @@ impl Entry {
     }
 
     pub(super) fn waiters(&self) -> usize {
-        self.waiters.load(Ordering::Relaxed)
+        self.waiters.load(Ordering::SeqCst)
     }
 
     /// When the session was last used: now, if it is in use.
     pub(super) fn last_used(&self) -> u64 {
-        if self.active() > 0 || self.waiters() > 0 {
-            self.clock.now()
-        } else {
-            self.last_used.load(Ordering::Relaxed)
-        }
+        if self.is_in_use() { self.clock.now() } else { self.last_used.load(Ordering::Relaxed) }
     }
 
     /// For how long nobody has used the session here; none if nobody ever has.
@@ -263,16 +288,17 @@ fn millis(duration: Duration) -> u64 {
 
 /// A request or tunnel that uses an exit: while it lives, its session is active.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub struct Activity {
     entry: Arc<Entry>,
     exit: Arc<Exit>,
 }
 
 impl Activity {
     fn new(entry: Arc<Entry>, exit: Arc<Exit>) -> Self {
-        entry.active.fetch_add(1, Ordering::Relaxed);
+        entry.active.fetch_add(1, Ordering::SeqCst);
         exit.active.fetch_add(1, Ordering::Relaxed);
         entry.touch();
+        entry.list();
         Self { entry, exit }
     }
 
@@ -286,7 +312,8 @@ impl Drop for Activity {
     fn drop(&mut self) {
         self.entry.touch();
         self.exit.active.fetch_sub(1, Ordering::Relaxed);
-        self.entry.active.fetch_sub(1, Ordering::Relaxed);
+        // After the touch, for whoever finds it unused.
+        self.entry.active.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -301,7 +328,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         self.entry.touch();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        if self.entry.waiters.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.entry.waiters.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.entry.waiters_changed.notify_one();
         }
     }
@@ -329,10 +356,14 @@ pub(super) struct PodLogin {
     pub(super) password: Secret,
 }
 
+/// Sessions whose use has begun and that the renewals have yet to take over.
+type Used = Arc<std::sync::Mutex<Vec<Arc<Entry>>>>;
+
 /// All sessions that this replica has heard of.
 #[derive(Debug)]
 pub(super) struct Table {
     entries: DashMap<SessionKey, Arc<Entry>>,
+    used: Used,
     logins: DashMap<String, PodLogin>,
     waiting: Arc<AtomicUsize>,
     /// Told when a pod's credentials have become known, or its pod has changed.
@@ -344,6 +375,7 @@ impl Table {
     pub(super) fn new() -> Self {
         Self {
             entries: DashMap::new(),
+            used: Used::default(),
             logins: DashMap::new(),
             waiting: Arc::default(),
             logins_changed: Notify::new(),
@@ -360,24 +392,21 @@ impl Table {
         match self.get(key) {
             Some(entry) => entry,
             None => Arc::clone(
-                &self
-                    .entries
-                    .entry(key.clone())
-                    .or_insert_with(|| Arc::new(Entry::new(key.clone(), self.clock))),
+                &self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self))),
             ),
         }
     }
 
     /// Queues a request. Its entry cannot vanish while it waits.
     pub(super) fn wait(&self, key: &SessionKey, lifetimes: &Lifetimes) -> Result<Waiter, Crowded> {
-        let slot =
-            self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self.clock)));
+        let slot = self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self)));
         let entry = Arc::clone(&slot);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITERS {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Crowded::Gateway);
         }
-        let before = entry.waiters.fetch_add(1, Ordering::AcqRel);
+        let before = entry.waiters.fetch_add(1, Ordering::SeqCst);
+        entry.list();
         // Counted while the map's guard is held, so that `forget` sees either the entry unused or us.
         drop(slot);
         let waiter = Waiter { entry, waiting: Arc::clone(&self.waiting) };
@@ -417,7 +446,12 @@ impl Table {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Every entry, for the renewals and for those who look.
+    /// The sessions whose use has begun since this was last asked, for the renewals.
+    pub(super) fn take_used(&self) -> Vec<Arc<Entry>> {
+        std::mem::take(&mut *locked(&self.used))
+    }
+
+    /// Every entry, for those who look.
     pub(super) fn all(&self) -> Vec<Arc<Entry>> {
         self.entries.iter().map(|entry| Arc::clone(&entry)).collect()
     }
@@ -425,5 +459,74 @@ impl Table {
     /// Drops an entry that nobody uses and of which nothing is known.
     pub(super) fn forget(&self, key: &SessionKey) {
         self.entries.remove_if(key, |_, entry| entry.is_unused());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(table: &Table) -> Arc<Entry> {
+        table.entry(&SessionKey::parse_canonical("demo-country-se").unwrap())
+    }
+
+    fn exit() -> Arc<Exit> {
+        Exit::at(([127, 0, 0, 1], 8888).into())
+    }
+
+    #[test]
+    fn a_session_is_listed_once_while_it_is_used() {
+        let table = Table::new();
+        let entry = entry(&table);
+        assert!(table.take_used().is_empty());
+        let first = Activity::new(Arc::clone(&entry), exit());
+        let second = Activity::new(Arc::clone(&entry), exit());
+        assert_eq!(table.take_used().len(), 1);
+        assert!(!entry.unlist(), "it is in use");
+        drop(first);
+        assert!(!entry.unlist());
+        drop(second);
+        assert!(entry.unlist());
+        assert!(table.take_used().is_empty());
+        let waiter = table.wait(&entry.key, &Lifetimes::default()).unwrap();
+        assert_eq!(table.take_used().len(), 1, "whoever waits uses it too");
+        assert!(!entry.unlist());
+        drop(waiter);
+        assert!(entry.unlist());
+    }
+
+    #[test]
+    fn who_begins_to_use_a_session_just_as_it_is_taken_off_the_list_is_on_it_once() {
+        const ROUNDS: usize = 2_000;
+        let table = Table::new();
+        let entry = entry(&table);
+        let exit = exit();
+        let turn = std::sync::Barrier::new(2);
+        let begin = || Activity::new(Arc::clone(&entry), Arc::clone(&exit));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    drop(begin());
+                    turn.wait();
+                    turn.wait();
+                    let used = begin();
+                    turn.wait();
+                    turn.wait();
+                    drop(used);
+                }
+            });
+            let mut busy: Vec<Arc<Entry>> = Vec::new();
+            for _ in 0..ROUNDS {
+                turn.wait();
+                busy.extend(table.take_used());
+                turn.wait();
+                // Meanwhile the other begins.
+                busy.retain(|entry| !entry.unlist());
+                turn.wait();
+                busy.extend(table.take_used());
+                assert_eq!(busy.len(), 1);
+                turn.wait();
+            }
+        });
     }
 }

@@ -130,7 +130,7 @@ impl Sessions {
     pub fn find(&self, name: &str) -> Option<Listed> {
         let index = self.0.index();
         let claim = index.claim(name).cloned();
-        let pod = index.unclaimed().find(|pod| pod.name == name).cloned();
+        let pod = index.pod(name).filter(|pod| index.is_unclaimed(pod)).cloned();
         drop(index);
         match claim {
             Some(claim) => Some(Listed::Session(Box::new(view(&self.0, claim)))),

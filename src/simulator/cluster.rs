@@ -13,6 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, PostParams};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::api::ApiServer;
@@ -23,7 +25,7 @@ use super::kubelet::{self, Cidr, Kubelet, ProcessRuntime, Runtime};
 use crate::controller::manifest::{ADDRESSES, PRIVATE_KEY, SECRET};
 use crate::servers;
 
-/// How long the cluster may take to store the VPN key.
+/// How long the cluster may take to store an object that an installation has.
 const SEED_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a cluster is started with.
@@ -203,12 +205,7 @@ pub async fn store_key(client: kube::Client, namespace: &str) -> Result<(), Clus
         "stringData": { PRIVATE_KEY: key, ADDRESSES: "10.64.0.2/32" },
     }))
     .map_err(|error| ClusterError::Seed(error.to_string()))?;
-    let secrets: Api<Secret> = Api::namespaced(client, namespace);
-    match tokio::time::timeout(SEED_LIMIT, secrets.create(&PostParams::default(), &secret)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(ClusterError::Seed(error.to_string())),
-        Err(_) => Err(ClusterError::Seed(format!("no answer within {} s", SEED_LIMIT.as_secs()))),
-    }
+    seed(&Api::namespaced(client, namespace), &secret).await
 }
 
 /// Creates the empty ConfigMap that the gateway keeps its server list in, as the manifests do.
@@ -219,8 +216,14 @@ pub async fn store_key(client: kube::Client, namespace: &str) -> Result<(), Clus
 pub async fn create_list_map(client: kube::Client, namespace: &str) -> Result<(), ClusterError> {
     let mut map = ConfigMap::default();
     map.metadata.name = Some(servers::CONFIG_MAP.to_owned());
-    let maps: Api<ConfigMap> = Api::namespaced(client, namespace);
-    match tokio::time::timeout(SEED_LIMIT, maps.create(&PostParams::default(), &map)).await {
+    seed(&Api::namespaced(client, namespace), &map).await
+}
+
+async fn seed<K>(objects: &Api<K>, object: &K) -> Result<(), ClusterError>
+where
+    K: Clone + fmt::Debug + DeserializeOwned + Serialize,
+{
+    match tokio::time::timeout(SEED_LIMIT, objects.create(&PostParams::default(), object)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(ClusterError::Seed(error.to_string())),
         Err(_) => Err(ClusterError::Seed(format!("no answer within {} s", SEED_LIMIT.as_secs()))),

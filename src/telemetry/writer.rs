@@ -15,6 +15,11 @@ const BUFFER: usize = 4 << 20;
 /// What a buffer keeps of its room after a burst.
 const KEEP: usize = 64 << 10;
 
+/// How long lines are gathered after some were written. Waking the thread for each line would cost the data path
+/// more than the line: a busy gateway wakes it fifty times a second, whatever it logs; the first line after a
+/// silence is written at once.
+const GATHER: Duration = Duration::from_millis(20);
+
 /// How long the end of the process waits for the last lines: standard output may be a pipe that nobody
 /// reads.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -22,6 +27,8 @@ const FLUSH: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct Buffer {
     bytes: Vec<u8>,
+    /// The thread sleeps until it is told of a line.
+    asleep: bool,
     /// No more lines will come.
     ended: bool,
     /// Everything has been written.
@@ -60,11 +67,13 @@ impl Write for LineWriter {
             self.0.dropped.inc();
             return Ok(line.len());
         }
-        let idle = buffer.bytes.is_empty();
         buffer.bytes.extend_from_slice(line);
+        // A thread that gathers looks again by itself, unless there is soon no room.
+        let full =
+            buffer.bytes.len() > self.0.limit / 2 && buffer.bytes.len() - line.len() <= self.0.limit / 2;
+        let wake = std::mem::take(&mut buffer.asleep) || full;
         drop(buffer);
-        // A thread that has something to write looks again by itself.
-        if idle {
+        if wake {
             self.0.changed.notify_all();
         }
         Ok(line.len())
@@ -147,14 +156,19 @@ fn run(shared: &Shared, mut target: impl Write) {
                 shared.changed.notify_all();
                 return;
             }
+            buffer.asleep = true;
             buffer = shared.changed.wait(buffer).unwrap_or_else(PoisonError::into_inner);
         }
+        buffer.asleep = false;
         std::mem::swap(&mut buffer.bytes, &mut bytes);
         drop(buffer);
         // Standard output is gone or full: there is nobody to tell.
         target.write_all(&bytes).and_then(|()| target.flush()).ok();
         bytes.clear();
         bytes.shrink_to(KEEP);
+        let gathering = |b: &mut Buffer| !b.ended && b.bytes.len() <= shared.limit / 2;
+        let gathered = shared.changed.wait_timeout_while(shared.lock(), GATHER, gathering);
+        drop(gathered.unwrap_or_else(PoisonError::into_inner));
     }
 }
 

@@ -299,6 +299,20 @@ async fn a_refresh_reads_the_file_again_and_a_variable_is_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_could_not_be_read_is_asked_for_once_more() {
+    let world = World::embedded_with(collecting()).await;
+    let replica = Replica::start(&world, &[NO_LIST, NEVER]);
+    let (faults, log) = (world.api().faults(), Match::on(Verb::Get, "pods/log"));
+    let once = faults.fail_next(1, log.clone(), Refusal::unavailable());
+    replica.refresher.refresh().await.unwrap();
+    assert_eq!((faults.hits(once), job_pods(&world).await.len()), (1, 1), "no other Job was needed");
+    faults.fail_next(2, log, Refusal::unavailable());
+    let RefreshError::Job(error) = replica.refresher.refresh().await.unwrap_err() else { panic!() };
+    assert_eq!(error.kind, JobFailure::Log, "{error}");
+    replica.refresher.refresh().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn missing_rights_are_named_and_those_to_the_config_map_are_not_needed() {
     let world = World::embedded_with(collecting()).await;
     let faults = world.api().faults();

@@ -153,15 +153,15 @@ class Cluster:
             raise RuntimeError(f"{method} {path}: {status} {answer}")
         return answer
 
-    def kubeconfig(self, name, token, namespace):
-        """A kubeconfig for that token: the file's path."""
+    def kubeconfig(self, name, token, namespace, server=None):
+        """A kubeconfig for that token: the file's path. `server` where it is not to talk to this one itself."""
         with open(self.at("certs/apiserver.crt"), "rb") as file:
             authority = base64.b64encode(file.read()).decode()
+        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority-data": authority}
         return self.write(name, json.dumps({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "test", "cluster": {
-                "server": f"https://127.0.0.1:{self.port}", "certificate-authority-data": authority}}],
+            "clusters": [{"name": "test", "cluster": {"server": server} if server else cluster}],
             "users": [{"name": "test", "user": {"token": token}}],
             "contexts": [{"name": "test", "context": {
                 "cluster": "test", "user": "test", "namespace": namespace}}],

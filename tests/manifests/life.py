@@ -13,6 +13,7 @@ import time
 
 from attacks import ROOT
 from cluster import free_port, wait_for
+from relay import Relay
 
 MERGE = "application/merge-patch+json"
 # Addresses of the played pods: on Linux all of 127.0.0.0/8 is this machine's.
@@ -73,7 +74,11 @@ class Proxy(socketserver.StreamRequestHandler):
     def head(self):
         lines = []
         while True:
-            line = self.rfile.readline().decode("latin-1")
+            try:
+                line = self.rfile.readline().decode("latin-1")
+            except ConnectionResetError:
+                # The gateway has cut the tunnel.
+                line = ""
             if line in ("\r\n", "\n", ""):
                 return "".join(lines)
             lines.append(line)
@@ -185,6 +190,7 @@ class Life:
 
     def __init__(self, cluster, token, namespace, binary, check):
         self.cluster, self.namespace, self.binary, self.check = cluster, namespace, binary, check
+        self.token = token
         self.proxy, self.admin = free_port(), free_port()
         self.leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self.pods = f"/api/v1/namespaces/{namespace}/pods"
@@ -284,10 +290,18 @@ class Life:
         wait_for("the orphan to go", self.is_empty, 60)
         self.check("nothing is left", self.is_empty())
         self.check("the gateway ends in good order", self.end() == 0)
-        # A restarted container takes its own Lease over.
-        self.begin(SERVERS_FILE_PATH=self.list)
-        wait_for("the gateway, again", self.ready)
-        self.check("again, and it ends in good order", self.end() == 0)
+        # A restarted container takes its own Lease over; and the answer to the creation of a pod is lost.
+        with Relay(self.cluster) as relay:
+            through = self.cluster.kubeconfig("relay.kubeconfig", self.token, self.namespace, relay.url)
+            self.begin(SERVERS_FILE_PATH=self.list, KUBECONFIG=through)
+            wait_for("the gateway, again", self.ready)
+            relay.lose_next()
+            status, body = self.get("alice-country-se-session-lost")
+            self.check("an exit whose creation was not answered", status == 200, f"{status} {body}")
+            self.check("its answer was lost, and it was asked for", relay.lost == 1 and len(relay.asked) == 1,
+                       f"{relay.lost} {relay.asked}")
+            wait_for("that session to end", self.is_empty, 60)
+            self.check("again, and it ends in good order", self.end() == 0)
         # What the gateway asks at its start: may it, and would its pods be let in?
         with open(self.cluster.at("gateway.log"), encoding="utf-8") as log:
             complaints = [line for line in log if '"preflight' in line and ('"WARN"' in line or '"ERROR"' in line)]

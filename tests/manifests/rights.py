@@ -49,11 +49,6 @@ ELSEWHERE = [
     ("delete", "validatingadmissionpolicybindings.admissionregistration.k8s.io", None),
 ]
 
-# Rights that a run without failures has no use for, and what they are for.
-ONLY_AFTER_FAILURES = {
-    ("get", "pods"): "what became of a create whose answer was lost",
-}
-
 
 def may(cluster, token, verb, resource, name="", namespace=None):
     """Whether the token's owner may do that, by SelfSubjectAccessReview: what `kubectl auth can-i` asks."""
@@ -126,6 +121,6 @@ def compare(cluster, namespace, user, since, unused_here, check):
         check(f"the Role grants {verb} {resource}", granted is None or names <= set(granted))
     check(f"nothing was refused: {refused}", not refused)
     for verb, resource in sorted(set(rights) - set(used)):
-        why = ONLY_AFTER_FAILURES.get((verb, resource)) or unused_here.get(resource)
+        why = unused_here.get(resource)
         check(f"{verb} {resource} is granted and was not used: {why or 'for nothing'}", why)
     check("the gateway did something", len(used) >= 10)

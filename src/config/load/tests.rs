@@ -271,9 +271,27 @@ fn both_files_of_accounts_are_told_of_at_once_with_lines_and_columns() {
     assert!(text.contains("did you mean 'max_sessions'?"), "{text}");
     assert!(text.contains("line 4, column 15: '300' lacks its unit: write 300s or 300m"), "{text}");
 
+    // None hides another: neither of the same line, nor of the other file.
+    let hash = bcrypt::hash("x", 4).unwrap();
+    std::fs::write(at("users"), format!("alice:{hash}\n")).unwrap();
+    std::fs::write(at("accounts"), "groups: {alice: {}}\ndefaults: {ttl: 300}\n---\nx: 1\n").unwrap();
+    let text = Config::check(&env).unwrap_err().to_string();
+    for mistake in [
+        "line 1, column 10: 'alice' is an account",
+        "line 2, column 12: 'defaults' has no field 'ttl'",
+        "second document",
+    ] {
+        assert!(text.contains(mistake), "{text}");
+    }
+    std::fs::write(at("users"), "Alice:x\n").unwrap();
+    std::fs::write(at("accounts"), "groups: [\n").unwrap();
+    let text = Config::check(&env).unwrap_err().to_string();
+    for mistake in ["lower case", "line 1, column 7: this account: ", "not YAML"] {
+        assert!(text.contains(mistake), "{text}");
+    }
+
     // What only a look at the server list shows keeps nobody from starting, and is told to who asks.
     let list = r#"[{"vpn":"wireguard","country":"Sweden","city":"Malmo","hostname":"se-mma-wg-001"}]"#;
-    let hash = bcrypt::hash("x", 4).unwrap();
     std::fs::write(at("users"), format!("alice:{hash}\n")).unwrap();
     let text = "defaults:\n  places: {allow: [country-swden]}\naccounts:\n  alcie: {}\n";
     std::fs::write(at("accounts"), text).unwrap();

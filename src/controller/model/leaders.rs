@@ -319,7 +319,14 @@ impl World {
         let term = leader.term;
         let has_time = self.now + CALL <= leader.until;
         let Some(brain) = leader.brain.as_mut() else { return };
-        let plan = has_time.then(|| brain.plan(now));
+        let plan = match has_time.then(|| brain.plan_and_compare(now)).transpose() {
+            Ok(plan) => plan,
+            Err(difference) => {
+                self.fail(difference);
+                return;
+            }
+        };
+        let Some(brain) = self.leaders[id].brain.as_mut() else { return };
         let asked = brain.pods_to_ask();
         let stories = brain.take_stories();
         for story in stories {

@@ -1,13 +1,13 @@
 //! The rules for a claim's older exits: they serve the tunnels that are open on them, and no new ones.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Exits, Plan};
+use super::Plan;
 use crate::controller::action::{LostWhy, PodEnd};
 use crate::controller::brain::{Brain, attempts};
 use crate::controller::facts::PodFacts;
+use crate::controller::snapshot::Exits;
 use crate::session::claim::Claim;
 use crate::session::pod::Stage;
 
@@ -16,17 +16,11 @@ use crate::session::pod::Stage;
 const QUIET: Duration = Duration::from_secs(10);
 
 impl Brain {
-    /// Deletes the older exits of a claim whose time is over. `waiting` are the claims (by uid) that wait for
-    /// what such an exit may hold: room below the limit, or its server.
-    pub(super) fn plan_older(
-        &mut self,
-        claim: &Arc<Claim>,
-        exits: &Exits,
-        waiting: &BTreeSet<String>,
-        plan: &mut Plan,
-    ) {
+    /// Deletes the older exits of a claim whose time is over: by who waits for what such an exit may hold,
+    /// room below the limit, or its server.
+    pub(super) fn plan_older(&mut self, claim: &Arc<Claim>, exits: &Exits, plan: &mut Plan) {
         if let Some(seen) = self.seen.claims.get_mut(&claim.uid) {
-            match waiting.contains(&claim.uid) {
+            match self.found.pressed.contains(&claim.uid) {
                 true => _ = seen.pressing.get_or_insert(plan.now.mono),
                 false => seen.pressing = None,
             }
@@ -46,7 +40,7 @@ impl Brain {
             } else if std::mem::replace(&mut draining, true) {
                 Some(PodEnd::Superseded)
             } else {
-                self.end_of_draining(claim, transition, &pod, waiting, plan)
+                self.end_of_draining(claim, transition, &pod, plan)
             };
             if let Some(why) = why {
                 self.delete_pod(&pod, why, plan);
@@ -59,9 +53,9 @@ impl Brain {
         claim: &Claim,
         transition: i32,
         pod: &PodFacts,
-        waiting: &BTreeSet<String>,
         plan: &mut Plan,
     ) -> Option<PodEnd> {
+        let waiting = &self.found.pressed;
         let seen = self.seen.pods.get(&pod.view.uid)?;
         let since = seen.older.unwrap_or(plan.now.mono);
         let word = claim.replace.as_ref().filter(|word| word.transition == transition);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{BLAMED, Plan};
 use crate::controller::action::{Action, ClaimEnd, LostWhy, PodRef, Story};
-use crate::controller::backoff::shared_cause;
+use crate::controller::backoff::{Row, shared_cause};
 use crate::controller::brain::{Brain, attempts, pod_ref};
 use crate::controller::classify::{Verdict, judge, sentence};
 use crate::controller::facts::PodFacts;
@@ -15,7 +15,7 @@ use crate::selector::Mode;
 use crate::session::FailureClass;
 use crate::session::claim::{Backoff, Claim, Reason, ReasonKind};
 use crate::session::failure::code;
-use crate::session::pod::pod_name;
+use crate::session::pod::{PodState, pod_name};
 
 /// Starts in a row, the first included: more do not fit into the time that a request is held.
 const MAX_ATTEMPTS: u32 = 3;
@@ -26,9 +26,10 @@ impl Brain {
         let seen = self.seen.pods.get(&pod.view.uid);
         let in_use = was_in_use(claim);
         let was_up = in_use || seen.is_some_and(|seen| seen.told_up);
+        let first = seen.map_or(plan.now.mono, |seen| seen.first);
         if let Some(seen) = self.seen.claims.get_mut(&claim.uid) {
             let (transition, server) = (claim.transition, pod.view.server.clone());
-            seen.had_pod = Some(HadPod { transition, server });
+            seen.had_pod = Some(HadPod { transition, server, first });
             seen.refused = None;
         }
         if let Some(word) = claim.replace.as_ref().filter(|word| word.transition == claim.transition) {
@@ -55,10 +56,14 @@ impl Brain {
             Verdict::Up => {
                 let after = plan.now.mono.saturating_sub(seen.first);
                 let first = !std::mem::replace(&mut seen.told_up, true);
-                if let Some(server) = pod.view.server.as_deref().filter(|_| first) {
-                    self.backoffs.came_up(server, &self.catalogue);
+                if first {
+                    self.count(pod);
                 }
+                // One that the claim says was up before this leader saw it says nothing of starts now.
                 if first && claim.ready != Some(claim.transition) {
+                    if let Some(server) = pod.view.server.as_deref() {
+                        self.backoffs.came_up(server, &self.catalogue);
+                    }
                     self.tell(Story::Ready { pod: pod_ref(pod), claim: Arc::clone(claim), after });
                 }
                 if self.reap_if_idle(claim, plan) || claim.ready == Some(claim.transition) {
@@ -205,8 +210,8 @@ impl Brain {
         if let Some(server) = server.filter(|_| first) {
             self.backoffs.start_failed(server, class, &self.catalogue, plan.now.mono);
         }
-        let shared =
-            shared_cause(class).filter(|_| !self.is_any_up() && self.backoffs.fails_alike(&self.catalogue));
+        let pools = self.backoffs.is_pools(class) || self.backoffs.fails_alike(&self.catalogue);
+        let shared = shared_cause(class).filter(|_| pools && !self.is_any_up());
         // The same server again is worth a try only where it is not the one to blame, and none where it is
         // what all of them share.
         let retry = attempts < MAX_ATTEMPTS && class.another_server_may_help() && others && shared.is_none();
@@ -260,17 +265,17 @@ impl Brain {
             || self.catalogue.candidates(place).all(|server| lately(server.hostname.as_str()));
         // What no server helps with is the pool's at once.
         let pool = shared || !last.0.another_server_may_help();
-        if let Some(backoff) = self.backoffs.row_failed(place, last, exhausted, pool, now) {
+        let had = self.seen.claims.get(&claim.uid).and_then(|seen| seen.had_pod.as_ref());
+        let begun = had.filter(|had| had.transition == claim.transition).map_or(now.mono, |had| had.first);
+        let row = Row { begun, last, exhausted };
+        if let Some(backoff) = self.backoffs.row_failed(place, row, pool, now) {
             self.tell(Story::Resting { claim: Arc::clone(claim), class: last.0, backoff });
         }
     }
 
     /// Whether any exit of ours is up: then the key and the subscription work.
     fn is_any_up(&self) -> bool {
-        self.snapshot.pods.iter().any(|pod| {
-            pod.view.binding.is_some()
-                && self.seen.pods.get(&pod.view.uid).is_some_and(|seen| seen.is_healthy(pod))
-        })
+        self.census().of(PodState::Ready) > 0
     }
 
     /// Whether somebody is seen to want the claim's exit.

@@ -1,6 +1,6 @@
 //! What to do next, from what is known: a pure function of the [`Brain`] and the time. It has the rules
-//! for each claim here, those for its current exit in [`exit`], for older ones in [`drain`], and for who
-//! gets a pod in [`queue`].
+//! for each claim here, those for its current exit in [`exit`], for older ones in [`drain`], for who
+//! gets a pod in [`queue`], and which of them are gone through in [`round`].
 //!
 //! Every condition on time goes through [`Plan::due`], which also notes when it will hold: nothing that
 //! only time brings about can be forgotten.
@@ -8,10 +8,10 @@
 mod drain;
 mod exit;
 mod queue;
+mod round;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use super::brain::Brain;
 use super::facts::PodFacts;
 use super::patch::ClaimPatch;
 use super::policy::Standing;
+use super::snapshot::Exits;
 use super::writes::Held;
-use crate::identity::Account;
 use crate::session::claim::{Claim, ReasonKind};
 use crate::session::failure::code;
 use crate::session::pod::Stage;
@@ -33,6 +33,9 @@ const REJECTED_KEPT: Duration = Duration::from_secs(2);
 
 /// The same for a claim whose request did not wait: whoever made it comes again, and is told then.
 const REJECTED_KEPT_NO_WAIT: Duration = Duration::from_secs(10);
+
+/// How exactly claims tell until when starts rest: in whole seconds, cut.
+const TOLD_TO: Duration = Duration::from_secs(1);
 
 /// How often what no longer matters is dropped.
 const FORGET: Duration = Duration::from_secs(10);
@@ -71,89 +74,13 @@ impl Plan {
     }
 }
 
-/// The pods of one claim, by transition.
-#[derive(Debug, Default)]
-struct Exits(BTreeMap<i32, Arc<PodFacts>>);
-
-impl Exits {
-    fn current(&self, claim: &Claim) -> Option<&Arc<PodFacts>> {
-        self.0.get(&claim.transition)
-    }
-
-    /// Older than the current one, newest first.
-    fn older(&self, claim: &Claim) -> impl Iterator<Item = (i32, &Arc<PodFacts>)> {
-        self.0.range(..claim.transition).rev().map(|(transition, pod)| (*transition, pod))
-    }
-
-    /// Whether there is one that the claim does not know of: then the claim that we know is old.
-    fn is_ahead_of(&self, claim: &Claim) -> bool {
-        self.0.keys().next_back().is_some_and(|newest| *newest > claim.transition)
-    }
-}
-
 impl Brain {
-    /// What to do now. Whatever it says is taken note of as being on its way, so each action must either
-    /// be carried out and its result given to [`Brain::on_result`], or this leader must end.
-    pub(super) fn plan(&mut self, now: Now) -> Plan {
-        let mut plan = Plan::new(now);
-        if !self.snapshot.is_complete() {
-            return plan;
-        }
-        self.forget(now.mono);
-        self.look_for_creations(&mut plan);
-
-        let claims: Vec<Arc<Claim>> = self.snapshot.readable_claims().map(Arc::clone).collect();
-        let pods: Vec<Arc<PodFacts>> = self.snapshot.pods.iter().map(Arc::clone).collect();
-        let mut exits = by_claim(&pods);
-        let none = Exits::default();
-        let mut queue = Vec::new();
-        let mut draining = Vec::new();
-        for claim in &claims {
-            let exits = exits.remove(claim.uid.as_str());
-            if self.writes.is_gone(&claim.uid) {
-                self.delete_orphans(exits.as_ref().unwrap_or(&none), &mut plan);
-                continue;
-            }
-            let exits = exits.unwrap_or_default();
-            let busy = match self.writes.claims.state(&claim.uid, now.mono) {
-                Held::Free => false,
-                Held::Note(until) => {
-                    plan.wake_at(until);
-                    // Only its place in the queue matters meanwhile.
-                    if self.waits(claim, &exits, &mut plan) {
-                        queue.push(Arc::clone(claim));
-                    }
-                    continue;
-                }
-                Held::Busy(until) => {
-                    plan.wake_at(until);
-                    true
-                }
-            };
-            if busy || exits.is_ahead_of(claim) {
-                continue;
-            }
-            if self.plan_claim(claim, &exits, &mut plan) {
-                queue.push(Arc::clone(claim));
-            }
-            draining.push((Arc::clone(claim), exits));
-        }
-        for (uid, exits) in &exits {
-            self.sweep(uid, exits, &mut plan);
-        }
-        let waiting = self.plan_queue(queue, &mut plan);
-        for (claim, exits) in &draining {
-            self.plan_older(claim, exits, &waiting, &mut plan);
-        }
-        plan
-    }
-
     /// The rules for one claim, save for its older exits. Tells whether it waits for a pod.
     fn plan_claim(&mut self, claim: &Arc<Claim>, exits: &Exits, plan: &mut Plan) -> bool {
         match claim.reason.as_ref().map(|reason| reason.kind) {
             Some(ReasonKind::Rejected) => {
                 self.give_up_pods(exits, plan);
-                if plan.due(self.rejected_until(claim, plan.now.mono)) {
+                if plan.due(self.rejected_until(claim, plan.now)) {
                     self.delete_claim(claim, false, ClaimEnd::Rejected, plan);
                 }
                 return false;
@@ -183,14 +110,21 @@ impl Brain {
     }
 
     /// How long a rejected claim stays: one whose start failed, and after which starts rest, as long as
-    /// they do. It is the record of that: replicas answer from it, and so does the next leader.
-    fn rejected_until(&self, claim: &Claim, now: Duration) -> Duration {
-        let seen = self.seen.claims.get(&claim.uid).and_then(|seen| seen.rejected).unwrap_or(now);
-        let records = !claim.pinned
-            && claim.reason.as_ref().is_some_and(|r| r.backoff.is_some() && r.code != code::START_BACKOFF);
-        let rest = if records { self.backoffs.resting(&claim.key.place, now) } else { None };
-        let until = rest.map_or(seen, |(until, _)| until.min(seen + LONGEST));
-        until.max(seen + if claim.no_wait { REJECTED_KEPT_NO_WAIT } else { REJECTED_KEPT })
+    /// they do. It is the record of that: replicas answer from it, and so does the next leader. Of a rest
+    /// that goes on for longer than the one it tells of, another claim tells, and whoever asks for this
+    /// session again shall hear of that one.
+    fn rejected_until(&self, claim: &Claim, now: Now) -> Duration {
+        let seen = self.seen.claims.get(&claim.uid).and_then(|seen| seen.rejected).unwrap_or(now.mono);
+        let kept = seen + if claim.no_wait { REJECTED_KEPT_NO_WAIT } else { REJECTED_KEPT };
+        let Some(reason) = claim.reason.as_ref() else { return kept };
+        let told = reason.backoff.map(|backoff| backoff.until + TOLD_TO);
+        let Some((told, (rest, _))) = told.zip(self.backoffs.resting(&claim.key.place, now.mono)) else {
+            return kept;
+        };
+        let records = !claim.pinned && reason.code != code::START_BACKOFF;
+        let kept = if records { kept.max(rest.min(seen + LONGEST)) } else { kept };
+        let over = now.mono + told.duration_since(now.wall).unwrap_or_default();
+        if over < rest { kept.min(over.max(seen + REJECTED_KEPT)) } else { kept }
     }
 
     /// Whether the creation of the claim's current pod is on its way, or not yet shown.
@@ -302,41 +236,4 @@ impl Brain {
         self.writes.claims.begin(&claim.uid, note);
         plan.actions.push(Action::PatchClaim { claim: Arc::clone(claim), patch });
     }
-
-    fn look_for_creations(&mut self, plan: &mut Plan) {
-        let (due, next) = self.writes.due(plan.now.mono);
-        plan.wake_at(next);
-        for name in due {
-            self.writes.looking(&name);
-            plan.actions.push(Action::FindPod { name });
-        }
-    }
-
-    /// Drops what no longer matters, now and then.
-    fn forget(&mut self, now: Duration) {
-        if now < self.forget_at {
-            return;
-        }
-        self.forget_at = now + FORGET;
-        self.blamed.retain(|_, since| *since + BLAMED > now);
-        self.backoffs.forget(now);
-        let pods = self.snapshot.pods.iter().filter_map(|pod| pod.view.binding.as_ref());
-        let mut uids: BTreeSet<&str> = pods.map(|binding| binding.claim_uid.as_str()).collect();
-        uids.extend(self.snapshot.claims.iter().map(|record| record.uid.as_str()));
-        self.writes.prune(now, &uids);
-        let claims = self.snapshot.readable_claims();
-        let owners: BTreeSet<&Account> = claims.map(|claim| &claim.key.account).collect();
-        self.policy.prune(&owners);
-    }
-}
-
-/// The pods that serve claims, by the claim's uid.
-fn by_claim(pods: &[Arc<PodFacts>]) -> BTreeMap<&str, Exits> {
-    let mut exits: BTreeMap<&str, Exits> = BTreeMap::new();
-    for pod in pods {
-        if let Some(binding) = &pod.view.binding {
-            exits.entry(&binding.claim_uid).or_default().0.insert(binding.transition, Arc::clone(pod));
-        }
-    }
-    exits
 }

@@ -48,15 +48,12 @@ impl Brain {
         }
         queue.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
         let limit = self.settings.limit;
-        let live: Vec<_> = self.snapshot.pods.iter().filter(|pod| pod.view.is_live()).collect();
-        let unseen =
-            self.writes.places(|name| self.snapshot.pods.get(name).is_some_and(|p| p.view.is_live()));
-        let mut used = live.len() + unseen.len();
-        // Foreign ones' too.
+        let unseen = self.writes.places(|name| self.snapshot.pod(name).is_some_and(|pod| pod.view.is_live()));
+        let mut used = self.snapshot.live() + unseen.len();
+        // Beside the servers of live pods, foreign ones' too.
         let mut taken: BTreeSet<String> =
-            live.iter().flat_map(|pod| pod.servers()).map(str::to_owned).collect();
-        taken.extend(unseen.iter().map(|server| server.hostname.as_str().to_owned()));
-        let mut sessions = self.sessions();
+            unseen.iter().map(|server| server.hostname.as_str().to_owned()).collect();
+        let mut sessions = self.sessions(&queue);
         let mut waiting = 0;
         let mut of_account: BTreeMap<Account, usize> = BTreeMap::new();
         for claim in queue {
@@ -149,29 +146,27 @@ impl Brain {
         pressed
     }
 
-    /// The sessions of owners that are limited: those with a pod, whatever its state, until it is gone; those
-    /// that may have one for all that is known; and those that have had one and go on, so that nobody loses
-    /// his place while his exit is replaced.
-    fn sessions(&self) -> Sessions {
+    /// The sessions of those owners of the queue's claims that are limited: those with a pod, whatever its
+    /// state, until it is gone; those that may have one for all that is known; and those that have had one and
+    /// go on, so that nobody loses his place while his exit is replaced.
+    fn sessions(&self, queue: &[Arc<Claim>]) -> Sessions {
         let mut sessions = Sessions::default();
-        if !self.policy.limits_sessions() {
-            return sessions;
-        }
-        for pod in self.snapshot.pods.iter().filter(|pod| pod.view.is_live()) {
-            if let (Some(owner), Some(binding)) = (&pod.view.owner, &pod.view.binding) {
-                sessions.add(owner, &binding.claim);
+        let owners: BTreeSet<&Account> = queue.iter().map(|claim| &claim.key.account).collect();
+        for owner in owners.into_iter().filter(|owner| self.policy.max_sessions(owner).is_some()) {
+            for claim in self.snapshot.served(owner) {
+                sessions.add(owner, claim);
             }
-        }
-        for claim in self.writes.claims_of_creations() {
-            sessions.add(&claim.key.account, &claim.name);
-        }
-        for claim in self.snapshot.readable_claims().filter(|claim| !self.writes.is_gone(&claim.uid)) {
-            let ends = claim
-                .reason
-                .as_ref()
-                .is_some_and(|r| matches!(r.kind, ReasonKind::Rejected | ReasonKind::Lost));
-            if (claim.ready.is_some() || claim.transition > 0) && !ends {
-                sessions.add(&claim.key.account, &claim.name);
+            for claim in self.writes.claims_of_creations().filter(|claim| claim.key.account == *owner) {
+                sessions.add(owner, &claim.name);
+            }
+            for claim in self.snapshot.claims_of(owner).filter(|claim| !self.writes.is_gone(&claim.uid)) {
+                let ends = claim
+                    .reason
+                    .as_ref()
+                    .is_some_and(|r| matches!(r.kind, ReasonKind::Rejected | ReasonKind::Lost));
+                if (claim.ready.is_some() || claim.transition > 0) && !ends {
+                    sessions.add(owner, &claim.name);
+                }
             }
         }
         sessions
@@ -238,7 +233,7 @@ impl Brain {
             }
             any = true;
             let hostname = server.hostname.as_str();
-            if taken.contains(hostname) {
+            if taken.contains(hostname) || self.snapshot.is_in_use(hostname) {
                 continue;
             }
             let blamed = self.blamed.get(hostname).is_some_and(|since| *since + BLAMED > plan.now.mono);
@@ -269,9 +264,7 @@ impl Brain {
     /// Whether the claim may start, as far as starts there fail.
     fn gate(&self, claim: &Claim, plan: &Plan) -> Gate {
         let lives = |trial: &Trial| {
-            let record = self.snapshot.claims.get(&trial.name).filter(|record| record.uid == trial.uid);
-            let claim = record.and_then(|record| record.claim.as_ref().ok());
-            claim.is_some_and(|claim| {
+            self.snapshot.claim(&trial.name, &trial.uid).is_some_and(|claim| {
                 !self.writes.is_gone(&claim.uid)
                     && claim.ready != Some(claim.transition)
                     && claim.reason.as_ref().is_none_or(|reason| {

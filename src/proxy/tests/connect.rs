@@ -229,5 +229,5 @@ async fn a_pods_own_credentials_mean_that_pod() {
 async fn an_open_tunnels_task_is_small() {
     let gateway = Gateway::start(None);
     let size = gateway.task_size().await;
-    assert!(size <= 2048, "{size} bytes");
+    assert!(size <= 448, "{size} bytes");
 }

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod connect;
+mod direct;
 mod failures;
 mod lifecycle;
 mod plain;

@@ -98,7 +98,7 @@ fn grant(exit: &Arc<Exit>, waited: Option<Duration>) -> Grant {
         expires: None,
         cold_start: waited.is_some(),
         waited: waited.unwrap_or_default(),
-        _active: None,
+        active: None,
     }
 }
 

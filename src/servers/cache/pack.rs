@@ -7,6 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::CacheError;
@@ -23,23 +24,27 @@ const NEEDLESS: [&str; 2] = ["ips", "wgpubkey"];
 
 /// Packs a list: whole where that fits, else without its largest fields.
 pub(super) fn pack(list: &Catalogue) -> Result<Vec<u8>, CacheError> {
-    let mut records: Vec<Map<String, Value>> = list.servers().iter().map(|s| s.record.clone()).collect();
-    let mut packed = compress(&records)?;
+    let whole: Vec<&Map<String, Value>> = list.servers().iter().map(|server| &server.record).collect();
+    let mut packed = compress(&whole)?;
+    if packed.len() <= MOST {
+        return Ok(packed);
+    }
+    let mut records: Vec<Map<String, Value>> = whole.into_iter().cloned().collect();
     for field in NEEDLESS {
-        if packed.len() <= MOST {
-            break;
-        }
         for record in &mut records {
             record.shift_remove(field);
             // A key is what else says that it is a WireGuard server.
             record.entry("vpn").or_insert_with(|| json!("wireguard"));
         }
         packed = compress(&records)?;
+        if packed.len() <= MOST {
+            return Ok(packed);
+        }
     }
-    if packed.len() > MOST { Err(CacheError::TooLarge(packed.len())) } else { Ok(packed) }
+    Err(CacheError::TooLarge(packed.len()))
 }
 
-fn compress(records: &[Map<String, Value>]) -> Result<Vec<u8>, CacheError> {
+fn compress(records: &[impl Serialize]) -> Result<Vec<u8>, CacheError> {
     let spoilt = |error: io::Error| CacheError::Spoilt(error.to_string());
     // In one piece: the compressor's cost is by the write.
     let text = serde_json::to_vec(records).map_err(|error| spoilt(error.into()))?;

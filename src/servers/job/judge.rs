@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::failure::{JobError, JobFailure};
 use super::manifest::{DEADLINE, MANAGED_BY, MEMORY};
+use crate::session::api::{ForbiddenKind, forbidden_kind};
 
 /// How long the pod may lack its image, its quota or what else somebody may be about to mend.
 pub(super) const BLOCKED: Duration = Duration::from_secs(10);
@@ -199,12 +200,10 @@ pub(super) fn exited(code: i32, log: &str) -> JobError {
 
 /// Why the Job's controller cannot make the pod, from the newest `FailedCreate` about the Job.
 pub(super) fn refused(message: &str) -> JobError {
-    let kind = if message.contains("exceeded quota") || message.contains("unknown for quota") {
-        JobFailure::Quota
-    } else if message.contains("violates PodSecurity") {
-        JobFailure::PodSecurity
-    } else {
-        JobFailure::Admission
+    let kind = match forbidden_kind(message) {
+        ForbiddenKind::Quota => JobFailure::Quota,
+        ForbiddenKind::PodSecurity => JobFailure::PodSecurity,
+        ForbiddenKind::Admission | ForbiddenKind::Rights => JobFailure::Admission,
     };
     error(kind, format!("its pod is refused: {}", shown(message)))
 }

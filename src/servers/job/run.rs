@@ -73,11 +73,17 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// As [`JobError`] says, within 60 s or little more.
+    /// As [`JobError`] says: after 20 s where there is no Job by then, 55 s after that where it has not
+    /// printed, and 40 s after that where its log cannot be read, twice.
     pub(in crate::servers) async fn run(&self) -> Result<(String, String), JobError> {
         let making = timeout(MAKE, self.make()).await;
         let running = making.unwrap_or_else(|_| {
-            Err(error(JobFailure::Deadline, "an older Job of its name does not go away"))
+            let text = format!(
+                "it was not made within {} s: an older Job of its name does not go away, or the Kubernetes API \
+                 is slow",
+                MAKE.as_secs()
+            );
+            Err(error(JobFailure::Deadline, text))
         })?;
         let pod = self.wait(&running).await?;
         Ok((self.printed(&pod).await?, pod))
@@ -199,15 +205,20 @@ impl Runner {
         }
     }
 
-    /// What the pod has printed, as far as the API has it.
+    /// What the pod has printed, as far as the API has it. It is asked twice where it does not answer: the
+    /// log is there for half a minute, and another Job costs more.
     ///
     /// # Errors
     ///
     /// When it cannot be read, or is too large.
     pub(in crate::servers) async fn printed(&self, pod: &str) -> Result<String, JobError> {
-        let limit = i64::try_from(MAX_PRINTED + 1).unwrap_or(i64::MAX);
-        let params = log_params(limit);
-        let text = call(&self.metrics, Verb::Get, LOG_CALL, self.pods.logs(pod, &params)).await;
+        let text = match self.log(pod).await {
+            Err(failed) if failed.is_ambiguous() => {
+                sleep(LOOK).await;
+                self.log(pod).await
+            }
+            read => read,
+        };
         match text {
             Ok(text) if text.len() > MAX_PRINTED => {
                 Err(error(JobFailure::Log, format!("it has printed more than {} MiB", MAX_PRINTED >> 20)))
@@ -216,6 +227,11 @@ impl Runner {
             Err(failed @ ApiError::Forbidden(..)) => Err(told("get pods/log", &failed)),
             Err(failed) => Err(error(JobFailure::Log, format!("its log cannot be read: {failed}"))),
         }
+    }
+
+    async fn log(&self, pod: &str) -> Result<String, ApiError> {
+        let params = log_params(i64::try_from(MAX_PRINTED + 1).unwrap_or(i64::MAX));
+        call(&self.metrics, Verb::Get, LOG_CALL, self.pods.logs(pod, &params)).await
     }
 
     /// The log of a container that has failed; empty where it cannot be read.

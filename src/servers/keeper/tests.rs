@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use super::*;
-use crate::servers::cache::Stored;
 use crate::servers::{JobError, JobFailure};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -185,6 +184,34 @@ async fn a_list_that_another_replica_has_fetched_arrives_within_the_looks_time()
     tokio::time::sleep(PACE.look * 3).await;
     assert_eq!(rig.until(SourceKind::Cached).await, "se-2");
     assert_eq!(rig.fetched(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_list_of_another_image_only_stands_in() {
+    // While a new version is rolled out, replicas of both put their lists there.
+    let fake = with([Ok(list("se-3"))]);
+    fake.put("se-1", HOUR, true);
+    let mut rig = Rig::start(&fake, PACE);
+    assert_eq!(rig.until(SourceKind::Cached).await, "se-1");
+    fake.put("se-2", Duration::ZERO, false);
+    tokio::time::sleep(PACE.look * 3).await;
+    assert_eq!((rig.until(SourceKind::Cached).await.as_str(), rig.fetched()), ("se-1", 0));
+    // Its own is fetched when its time has come, however new the other is.
+    tokio::time::sleep(HOUR * 26).await;
+    assert_eq!((rig.until(SourceKind::Job).await.as_str(), rig.fetched()), ("se-3", 1));
+
+    // It is better than the built-in one, and does not put off the Job.
+    let fake = with([Err(failure()), Ok(list("se-3"))]);
+    let mut rig = Rig::start(&fake, PACE);
+    rig.until(SourceKind::BuiltIn).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.fetched(), 1);
+    fake.put("se-2", Duration::ZERO, false);
+    fake.state().takes = Duration::from_secs(5);
+    let begun = Instant::now();
+    assert_eq!(rig.until(SourceKind::Cached).await, "se-2");
+    assert_eq!(rig.until(SourceKind::Job).await, "se-3");
+    assert!(begun.elapsed() <= PACE.look.mul_f64(1.1) + Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The server list that the look-alike's image carries: what `format-servers` prints and what
-//! `SERVER_HOSTNAMES` is checked against. Read by `settings` and `entrypoint`; the demo hands the
-//! same text to the gateway as its own list.
+//! `SERVER_HOSTNAMES` is checked against. Read by `settings` and `entrypoint`. The demo's gateway fetches
+//! it by a Job, as any; with `--pod-command`, whose containers print no list, it is given the text.
 
 use serde::{Deserialize, Serialize};
 

@@ -9,7 +9,8 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// An IPv4 network in CIDR notation, such as `127.42.0.0/16`.
+/// An IPv4 network in CIDR notation, such as `127.42.0.0/16`; or one address, such as `127.0.0.2/32`, which is
+/// the one pod's whoever listens there: for a pod that runs beside the simulator already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
     base: u32,
@@ -18,7 +19,9 @@ pub struct Cidr {
 
 /// Why a text is no [`Cidr`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not an IPv4 network: write ADDRESS/PREFIX with a prefix of 8 to 30, such as 127.42.0.0/16")]
+#[error(
+    "`{0}` is not an IPv4 network: write ADDRESS/PREFIX with a prefix of 8 to 30, such as 127.42.0.0/16, or of 32 for one address"
+)]
 pub struct NotACidr(String);
 
 impl Default for Cidr {
@@ -35,7 +38,7 @@ impl FromStr for Cidr {
         let (address, prefix) = text.split_once('/').ok_or_else(error)?;
         let address: Ipv4Addr = address.parse().map_err(|_| error())?;
         let prefix: u8 = prefix.parse().map_err(|_| error())?;
-        if !(8..=30).contains(&prefix) {
+        if !matches!(prefix, 8..=30 | 32) {
             return Err(error());
         }
         Ok(Self { base: u32::from(address) & (u32::MAX << (32 - prefix)), prefix })
@@ -51,7 +54,11 @@ impl fmt::Display for Cidr {
 impl Cidr {
     /// How many addresses pods can have: all but the network's own and the broadcast address.
     fn hosts(self) -> u32 {
-        (1 << (32 - self.prefix)) - 2
+        if self.is_one_address() { 1 } else { (1 << (32 - self.prefix)) - 2 }
+    }
+
+    fn is_one_address(self) -> bool {
+        self.prefix == 32
     }
 
     /// The first address that a pod can have.
@@ -60,7 +67,7 @@ impl Cidr {
     }
 
     fn host(self, number: u32) -> Ipv4Addr {
-        Ipv4Addr::from(self.base + number)
+        Ipv4Addr::from(if self.is_one_address() { self.base } else { self.base + number })
     }
 }
 
@@ -115,7 +122,8 @@ impl AddressPool {
                 continue;
             }
             let ip = self.cidr.host(number);
-            if let Claim::Ours(claim) = claim(ip) {
+            let claim = if self.cidr.is_one_address() { Claim::Ours(None) } else { claim(ip) };
+            if let Claim::Ours(claim) = claim {
                 used.insert(number);
                 return Some(Address { ip, number, used: Arc::clone(&self.used), _claim: claim });
             }
@@ -183,6 +191,17 @@ mod tests {
         held.remove(3);
         held.remove(1);
         assert_eq!(pool.allocate().unwrap().ip().to_string(), "127.217.0.2");
+    }
+
+    #[test]
+    fn one_address_is_given_whoever_listens_there() {
+        let _server = TcpListener::bind("127.217.2.9:8888").unwrap();
+        let pool = pool("127.217.2.9/32");
+        assert_eq!(pool.cidr.to_string(), "127.217.2.9/32");
+        let held = pool.allocate().unwrap();
+        assert_eq!((held.ip(), pool.cidr.first()), (held.ip(), held.ip()));
+        assert_eq!(held.ip().to_string(), "127.217.2.9");
+        assert!(pool.allocate().is_none());
     }
 
     #[test]

@@ -165,3 +165,130 @@ fn servers_all_over_the_pool_that_fail_alike_are_told_as_one_cause_and_no_more_a
     assert_eq!(reason(&rejected).attempts, 1);
     assert!(reason(&rejected).backoff.unwrap().pool);
 }
+
+/// Lets the starts of these servers turn out to be silent, each of a session of its own.
+fn silent(lab: &mut Lab, servers: &[&str]) -> Vec<Claim> {
+    let failed = servers.iter().map(|server| {
+        let claim = renewed(&claim(&format!("a-server-{server}")), lab.now);
+        lab.see(&claim);
+        let create = find(&lab.plan(), |a| matches!(a, Action::CreatePod(new) if new.claim.uid == claim.uid));
+        let mut pod = pod_of(&claim, Stage::Running);
+        pod.view.server = Some((*server).to_owned());
+        lab.end(&create, Ok(Answer::Created { uid: pod.view.uid.clone() }));
+        lab.see_pod(&pod);
+        lab.brain.on_health(&pod.view.uid, Health::Silent, lab.time());
+        let told =
+            find(&lab.plan(), |a| matches!(a, Action::PatchClaim { claim: c, .. } if c.uid == claim.uid));
+        let claim = lab.patched(&told);
+        lab.see_pod_gone(&pod);
+        claim
+    });
+    failed.collect()
+}
+
+fn backoff(claim: &Claim) -> crate::session::claim::Backoff {
+    claim.reason.as_ref().unwrap().backoff.unwrap()
+}
+
+/// The claim is seen to be deleted.
+fn see_gone(lab: &mut Lab, claim: &Claim) {
+    let (name, uid) = (claim.name.clone(), claim.uid.clone());
+    lab.brain.on_claim(Change::Deleted { name, uid }, lab.time());
+}
+
+#[test]
+fn a_rest_of_the_pool_stays_one_however_long_ago_the_other_servers_failed() {
+    let mut lab = Lab::new(9);
+    let claims = silent(&mut lab, &["se-1", "se-2", "no-1"]);
+    assert!(backoff(&claims[2]).pool);
+    for claim in &claims {
+        see_gone(&mut lab, claim);
+    }
+    // What has failed then tells nothing any more; that the pool rests since does.
+    lab.now = 301;
+    let trial = silent(&mut lab, &["no-2"]).remove(0);
+    let rest = backoff(&trial);
+    assert_eq!((rest.pool, rest.failures), (true, 2));
+    assert!(trial.reason.unwrap().message.contains("subscription"));
+}
+
+#[test]
+fn an_exit_that_has_long_been_up_does_not_end_the_rest_for_a_new_leader() {
+    let mut lab = Lab::new(5);
+    let first = claim("a-server-se-1");
+    lab.see(&first);
+    let first = fail(&mut lab, &first);
+    let mut up = renewed(&claim("e-country-se"), 1);
+    up.ready = Some(0);
+
+    let mut next = Lab::blank(5, 4);
+    next.now = 1;
+    next.brain.on_pod(Change::Restarted, next.time());
+    next.brain.on_pod(Change::Listed(Arc::new(ready_pod(&up))), next.time());
+    next.brain.on_pod(Change::Complete, next.time());
+    next.brain.on_claim(Change::Restarted, next.time());
+    for listed in [&first, &up] {
+        next.brain.on_claim(Change::Listed(record(listed)), next.time());
+    }
+    next.brain.on_claim(Change::Complete, next.time());
+    assert!(next.plan().is_empty());
+    next.see(&renewed(&claim("b-server-se-1"), 1));
+    assert_reason(&next.one_at(1), ReasonKind::Rejected, "start_backoff");
+}
+
+#[test]
+fn a_claim_that_tells_of_a_rest_goes_once_another_has_begun() {
+    let mut lab = Lab::new(5);
+    let first = claim("a-server-se-1");
+    lab.see(&first);
+    let first = fail(&mut lab, &first);
+    lab.now = 1;
+    let told = changed(&renewed(&claim("b-server-se-1"), 1), |claim| claim.no_wait = true);
+    lab.see(&told);
+    let patch = find(&lab.plan(), |action| matches!(action, Action::PatchClaim { .. }));
+    let told = lab.patched(&patch);
+    assert_eq!(backoff(&told).until, testing::wall() + s(5));
+    lab.now = 5;
+    let delete = lab.one_at(5);
+    assert!(matches!(&delete, Action::DeleteClaim { claim, .. } if claim.uid == first.uid), "{delete:?}");
+    lab.end(&delete, Ok(Answer::Deleted));
+    see_gone(&mut lab, &first);
+    // The trial fails; whoever asks for the session again is told of that, and not of the first.
+    lab.now = 6;
+    let trial = renewed(&claim("c-server-se-1"), 6);
+    lab.see(&trial);
+    let trial = fail(&mut lab, &trial);
+    assert_eq!((backoff(&trial).until, backoff(&trial).failures), (testing::wall() + s(16), 2));
+    let delete = lab.one_at(6);
+    assert!(matches!(&delete, Action::DeleteClaim { claim, .. } if claim.uid == told.uid), "{delete:?}");
+}
+
+#[test]
+fn starts_of_one_round_count_as_one_failure() {
+    let mut lab = Lab::new(9);
+    // One that takes long to fail begins with the others.
+    let slow = claim("b-server-no-4");
+    lab.see(&slow);
+    let create = lab.one_at(0);
+    let mut pod = pod_of(&slow, Stage::Running);
+    pod.view.server = Some("no-4".to_owned());
+    lab.end(&create, Ok(Answer::Created { uid: pod.view.uid.clone() }));
+    lab.see_pod(&pod);
+    assert!(lab.plan().is_empty());
+    let claims = silent(&mut lab, &["se-1", "se-2", "no-1"]);
+    let rest = backoff(&claims[2]);
+    assert_eq!((rest.pool, rest.failures, rest.until), (true, 1, testing::wall() + s(5)));
+    for claim in &claims {
+        see_gone(&mut lab, claim);
+    }
+    lab.now = 8;
+    lab.see(&renewed(&slow, 8));
+    lab.brain.on_health(&pod.view.uid, Health::Silent, lab.time());
+    let told = find(&lab.plan(), |action| matches!(action, Action::PatchClaim { .. }));
+    assert_reason(&told, ReasonKind::Rejected, "tunnel_silent");
+    assert_eq!(reason(&told).backoff, None, "the rest is over, and this is none of a trial");
+    lab.patched(&told);
+    lab.see_pod_gone(&pod);
+    let trial = silent(&mut lab, &["no-2"]).remove(0);
+    assert_eq!((backoff(&trial).failures, backoff(&trial).until), (2, testing::wall() + s(18)));
+}

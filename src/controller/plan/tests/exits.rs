@@ -63,6 +63,26 @@ fn the_leaders_own_question_makes_it_ready_before_the_kubelet_does() {
 }
 
 #[test]
+fn only_those_who_wait_for_the_leaders_word_have_their_pod_asked_often() {
+    let mut lab = Lab::new(5);
+    starting(&mut lab, "a-country-se");
+    starting(&mut lab, "b-country-se-mode-strict");
+    let (mut claim, pod) = starting(&mut lab, "c-country-se-mode-strict");
+    let often = |lab: &Lab| {
+        let asked = lab.brain.pods_to_ask();
+        let mut often: Vec<_> = asked.iter().map(|pod| (pod.uid.chars().next(), pod.often)).collect();
+        often.sort_unstable();
+        often
+    };
+    assert_eq!(often(&lab), [(Some('a'), false), (Some('b'), true), (Some('c'), true)]);
+    // It has been up, and no longer is: it may stay so for minutes.
+    claim = changed(&claim, |claim| claim.ready = Some(0));
+    lab.see(&claim);
+    lab.see_pod(&pod);
+    assert_eq!(often(&lab), [(Some('a'), false), (Some('b'), true), (Some('c'), false)]);
+}
+
+#[test]
 fn a_failed_start_is_tried_on_other_servers_and_given_up_after_three() {
     let mut lab = Lab::new(5);
     let (_, pod) = starting(&mut lab, "a-country-se");

@@ -83,7 +83,7 @@ impl Lab {
 
     fn plan(&mut self) -> Vec<Action> {
         let time = self.time();
-        self.brain.plan(time).actions
+        self.brain.plan_and_compare(time).unwrap().actions
     }
 
     /// The one action that is planned at that second.
