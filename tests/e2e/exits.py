@@ -205,11 +205,12 @@ def cold_starts(suite):
 def idle_is_reaped(suite):
     """The session that nobody has used since `from_this_machine`."""
     pod, left = suite.idle
-    wait_for("the idle session to end", lambda: "gone" in life(suite.pods, pod), 90)
-    steps = life(suite.pods, pod)
-    idle = steps["deleting"] - left
-    suite.report.check("an exit that is idle for 30 s goes", 29.5 <= idle <= 45, f"after {idle:.1f} s", seconds=idle)
-    suite.report.time("idle=30s: last use until its pod's deletion", idle)
-    claims = [lease for lease in suite.kube.items(
-        "/apis/coordination.k8s.io/v1/namespaces/gluetun-system/leases") if pod in json.dumps(lease)]
-    suite.report.check("and its session with it", not claims, str(claims))
+    _, made = suite.pods.first(pod, lambda kind, _: True)
+    claim = made["metadata"]["annotations"]["gluetun-gateway/claim"]
+    gone, _ = wait_for("the idle session to end", lambda: present(
+        suite.leases.first(claim, lambda kind, _: kind == "DELETED")), 90)
+    suite.report.check("a session that is idle for 30 s ends", 29.5 <= gone - left <= 45, f"after {gone - left:.1f} s",
+                       seconds=gone - left)
+    suite.report.time("idle=30s: last use until the session's end", gone - left)
+    wait_for("its exit to go", lambda: not [item for item in suite.kube.exits() if claim in json.dumps(item)])
+    suite.report.check("and its exit with it", True)

@@ -303,10 +303,11 @@ async fn a_log_that_could_not_be_read_is_asked_for_once_more() {
     let world = World::embedded_with(collecting()).await;
     let replica = Replica::start(&world, &[NO_LIST, NEVER]);
     let (faults, log) = (world.api().faults(), Match::on(Verb::Get, "pods/log"));
-    let once = faults.fail_next(1, log.clone(), Refusal::unavailable());
+    // A 500: this client itself would ask again after a 503.
+    let once = faults.fail_next(1, log.clone(), Refusal::internal());
     replica.refresher.refresh().await.unwrap();
     assert_eq!((faults.hits(once), job_pods(&world).await.len()), (1, 1), "no other Job was needed");
-    faults.fail_next(2, log, Refusal::unavailable());
+    faults.fail_next(2, log, Refusal::internal());
     let RefreshError::Job(error) = replica.refresher.refresh().await.unwrap_err() else { panic!() };
     assert_eq!(error.kind, JobFailure::Log, "{error}");
     replica.refresher.refresh().await.unwrap();
