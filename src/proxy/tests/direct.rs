@@ -441,6 +441,8 @@ async fn an_answer_comes_in_pieces_of_any_size_and_at_the_readers_pace() {
     chunked.extend_from_slice(b"0\r\n\r\n");
     let until_end = [b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &content].concat();
     let mut stream = gateway.connect().await;
+    // Else the kernel takes as much as it likes on the reader's behalf: up to 32 MiB.
+    socket2::SockRef::from(&stream).set_recv_buffer_size(256 * 1024).unwrap();
     for (bytes, close) in [
         ([head.as_bytes(), &content].concat(), false),
         (chunked, false),
