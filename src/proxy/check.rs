@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) struct Checks(Mutex<HashMap<Arc<str>, Check>>);
 struct Check {
     exit: Weak<Exit>,
     begun: Instant,
+    /// Whether somebody wants to know: what is found then counts.
+    wanted: Arc<AtomicBool>,
     verdict: watch::Receiver<Option<Verdict>>,
 }
 
@@ -47,7 +49,7 @@ impl Checks {
             |check: &Check| check.exit.as_ptr() != Arc::as_ptr(exit) || check.begun.elapsed() >= AGAIN;
         let due = self.lock().get(&exit.uid).is_none_or(again);
         if due {
-            self.begin(exit, timings);
+            self.begin(exit, timings, false);
         }
     }
 
@@ -56,38 +58,55 @@ impl Checks {
         if exit.dead.is_cancelled() {
             return Verdict::Dead;
         }
-        let mut verdict = self.begin(exit, timings);
+        let mut verdict = self.begin(exit, timings, true);
         let found = tokio::select! {
             biased;
             () = exit.dead.cancelled() => return Verdict::Dead,
             found = verdict.wait_for(Option::is_some) => found.map(|found| *found),
         };
         // An error means that the thread that checked has ended: then nothing is known.
-        let found = found.ok().flatten().unwrap_or(Verdict::Alive);
-        if found == Verdict::Dead {
-            // Whoever else waits for an answer through it need not find out by himself.
-            exit.dead.cancel();
-        }
-        found
+        found.ok().flatten().unwrap_or(Verdict::Alive)
     }
 
-    fn begin(self: &Arc<Self>, exit: &Arc<Exit>, timings: &Timings) -> watch::Receiver<Option<Verdict>> {
+    fn begin(
+        self: &Arc<Self>,
+        exit: &Arc<Exit>,
+        timings: &Timings,
+        wanted: bool,
+    ) -> watch::Receiver<Option<Verdict>> {
         let mut checks = self.lock();
         if let Some(check) = checks.get(&exit.uid) {
+            // First: what is found after this is known to be wanted.
+            check.wanted.fetch_or(wanted, Ordering::SeqCst);
             let running = check.verdict.borrow().is_none() && check.verdict.has_changed().is_ok();
-            if running && check.exit.as_ptr() == Arc::as_ptr(exit) {
+            let known = exit.dead.is_cancelled();
+            if (running || known) && check.exit.as_ptr() == Arc::as_ptr(exit) {
                 return check.verdict.clone();
             }
         }
         checks.retain(|_, check| check.exit.strong_count() > 0);
         let (found, verdict) = watch::channel(None);
-        let check = Check { exit: Arc::downgrade(exit), begun: Instant::now(), verdict: verdict.clone() };
+        let wanted = Arc::new(AtomicBool::new(wanted));
+        let check = Check {
+            exit: Arc::downgrade(exit),
+            begun: Instant::now(),
+            wanted: Arc::clone(&wanted),
+            verdict: verdict.clone(),
+        };
         checks.insert(Arc::clone(&exit.uid), check);
         drop(checks);
         let (exit, timings) = (Arc::clone(exit), timings.clone());
         // A task of its own: the request that asked may give up, others wait for the result.
+        let checks = Arc::clone(self);
         tokio::task::spawn_local(async move {
-            found.send_replace(Some(check_now(&exit, &timings).await));
+            let verdict = check_now(&exit, &timings).await;
+            // Before anybody can begin another check, and whoever else waits for an answer through the exit need not
+            // find out by himself.
+            let _checks = checks.lock();
+            if verdict == Verdict::Dead && wanted.load(Ordering::SeqCst) {
+                exit.dead.cancel();
+            }
+            found.send_replace(Some(verdict));
         });
         verdict
     }
