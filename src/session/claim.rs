@@ -141,6 +141,9 @@ pub enum ReasonKind {
     Lost,
 }
 
+/// More than any session may have (`Limits::max_ttl`).
+pub(super) const MAX_TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// The word of a replica that an exit is older than its session's `ttl`: the client's own wish, so that a
 /// strict session follows it too.
 pub const EXPIRED: &str = "expired";
@@ -305,7 +308,10 @@ impl Claim {
             transition: spec.lease_transitions.unwrap_or(0),
             holder: spec.holder_identity.clone(),
             pinned: note(annotation::PINNED) == Some("true"),
-            ttl: note(annotation::TTL).and_then(|t| humantime::parse_duration(t).ok()),
+            // Of a larger one, which only a hand can have written, no date could be made.
+            ttl: note(annotation::TTL)
+                .and_then(|t| humantime::parse_duration(t).ok())
+                .map(|t| t.min(MAX_TTL)),
             expires: note(annotation::EXPIRES).and_then(parse_time),
             ready: note(annotation::READY).and_then(|t| t.parse().ok()),
             reason: note(annotation::REASON).and_then(|t| serde_json::from_str(t).ok()),

@@ -42,8 +42,8 @@ pub(super) struct Index {
     destroyed: HashSet<String>,
     /// Claims that this replica made and that no watch has shown yet.
     unseen: HashSet<String>,
-    /// Uids of claims that a request of our own found gone: a watch event that is older must not bring
-    /// them back.
+    /// Uids of claims that a request of our own found gone, until the watch has shown it: an event that is older must
+    /// not bring them back.
     gone: HashSet<String>,
 }
 
@@ -82,10 +82,14 @@ impl Index {
 
     /// A claim is gone: for the watch whichever it was, for a request of our own the one with `uid`.
     pub(super) fn remove_claim(&mut self, table: &Table, name: &str, uid: &str, seen: bool) {
+        if seen {
+            // Nothing of it comes after this.
+            self.gone.remove(uid);
+        }
+        let Some(claim) = self.claims.get(name).filter(|claim| claim.uid == uid).cloned() else { return };
         if !seen {
             self.gone.insert(uid.to_owned());
         }
-        let Some(claim) = self.claims.get(name).filter(|claim| claim.uid == uid).cloned() else { return };
         self.claims.remove(name);
         self.unseen.remove(name);
         table.entry(&claim.key).publish(State::Absent);
@@ -418,5 +422,13 @@ impl Index {
         for uid in uids {
             self.close_exit(table, &uid);
         }
+    }
+}
+
+#[cfg(test)]
+impl Index {
+    /// Claims that are known to be gone and that the watch has not shown to be.
+    pub(super) fn gone(&self) -> usize {
+        self.gone.len()
     }
 }

@@ -399,12 +399,13 @@ impl Table {
 
     /// Queues a request. Its entry cannot vanish while it waits.
     pub(super) fn wait(&self, key: &SessionKey, lifetimes: &Lifetimes) -> Result<Waiter, Crowded> {
-        let slot = self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self)));
-        let entry = Arc::clone(&slot);
+        // First: whoever is turned away leaves nothing behind.
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITERS {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Crowded::Gateway);
         }
+        let slot = self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self)));
+        let entry = Arc::clone(&slot);
         let before = entry.waiters.fetch_add(1, Ordering::SeqCst);
         entry.list();
         // Counted while the map's guard is held, so that `forget` sees either the entry unused or us.
@@ -472,6 +473,16 @@ mod tests {
 
     fn exit() -> Arc<Exit> {
         Exit::at(([127, 0, 0, 1], 8888).into())
+    }
+
+    #[test]
+    fn who_finds_the_gateway_full_leaves_nothing_behind() {
+        let table = Table::new();
+        table.waiting.store(WAITERS, Ordering::Relaxed);
+        let key = SessionKey::parse_canonical("demo-country-se").unwrap();
+        assert!(matches!(table.wait(&key, &Lifetimes::default()), Err(Crowded::Gateway)));
+        assert!(table.get(&key).is_none());
+        assert_eq!(table.waiting.load(Ordering::Relaxed), WAITERS);
     }
 
     #[test]

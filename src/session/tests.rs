@@ -406,6 +406,23 @@ async fn a_pods_own_credentials_mean_that_pod() {
 }
 
 #[tokio::test]
+async fn what_is_known_to_be_gone_is_kept_until_the_watch_has_shown_it() {
+    let mut world = World::new();
+    world.claim();
+    let remove = |world: &World, seen| {
+        world.shared.index().remove_claim(&world.shared.table, &key().claim_name(), UID, seen);
+        world.shared.index().gone()
+    };
+    assert_eq!(remove(&world, false), 1);
+    // An older event of its brings nothing back.
+    world.claim();
+    assert!(matches!(world.state(), State::Absent));
+    assert_eq!(remove(&world, true), 0);
+    // The watch was first: there is nothing to keep.
+    assert_eq!(remove(&world, false), 0);
+}
+
+#[tokio::test]
 async fn a_relist_keeps_what_this_replica_made_and_drops_what_vanished() {
     let mut world = World::new();
     world.claim();
@@ -580,4 +597,15 @@ async fn one_exit_that_goes_takes_only_its_own_login() {
     world.shared.index().remove_pod(&world.shared.table, &old.name, &old.uid);
     assert!(world.sessions.by_pod_credentials("pod.0", &password).is_none());
     assert!(world.sessions.by_pod_credentials("pod.1", &password).is_some());
+}
+
+#[test]
+fn a_ttl_of_which_no_date_can_be_made_is_cut() {
+    let mut world = World::new();
+    world.claim_with(|lease| annotate(lease, note::TTL, "99999999999years".to_owned()));
+    assert!(
+        world.state().claim().unwrap().ttl.is_none_or(|ttl| SystemTime::now().checked_add(ttl).is_some())
+    );
+    world.claim_with(|lease| annotate(lease, note::TTL, "100000years".to_owned()));
+    assert_eq!(world.state().claim().unwrap().ttl, Some(super::claim::MAX_TTL));
 }
