@@ -9,6 +9,7 @@ mod ensure;
 mod exit;
 pub mod failure;
 mod feed;
+mod id;
 mod index;
 mod login;
 pub mod manage;

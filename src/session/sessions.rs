@@ -9,14 +9,16 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::claim::{Claim, Reason, ReasonKind, Replace};
+use super::claim::{Reason, ReasonKind, Replace};
 use super::exit::Exit;
 use super::failure::{AcquireError, FailureClass, code};
 use super::index::Index;
 use super::login::WAITING_LOGINS;
 use super::pod::PodView;
 use super::progress::{Follow, Progress};
-use super::table::{Activity, ControlError, Crowded, Entry, State, Table, WAITERS, WAITERS_PER_SESSION};
+use super::table::{
+    Activity, ControlError, Crowded, Entry, State, Table, Terms, WAITERS, WAITERS_PER_SESSION,
+};
 use crate::identity::Account;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
@@ -127,8 +129,8 @@ pub struct Sessions(pub(super) Arc<Shared>);
 impl Sessions {
     /// The exit of a session that has one: no wait, no request to the API server.
     pub fn hit(&self, key: &SessionKey) -> Option<Acquired> {
-        let (claim, exit, activity) = self.0.table.get(key)?.usable()?;
-        Some(acquired(exit, &claim, activity, None))
+        let (terms, exit, activity) = self.0.table.get(key)?.usable(|_, terms| terms)?;
+        Some(acquired(exit, terms, activity, None))
     }
 
     /// The exit of a session: at once where it has one, else the session is claimed and the request held
@@ -174,8 +176,8 @@ impl Sessions {
             let now = state.borrow_and_update().clone();
             let control = entry.control_error();
             follow.see(&now, control.as_ref(), tell);
-            if let Some((claim, exit, activity)) = entry.usable() {
-                return Ok(acquired(exit, &claim, activity, Some(begun.elapsed())));
+            if let Some((terms, exit, activity)) = entry.usable(|_, terms| terms) {
+                return Ok(acquired(exit, terms, activity, Some(begun.elapsed())));
             }
             if let Some(error) = outcome(&now, control, came_later) {
                 return Err(error);
@@ -198,7 +200,7 @@ impl Sessions {
     pub fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Acquired> {
         let login = self.0.table.pod_login(user).filter(|login| login.password == *password)?;
         let (claim, activity) = self.0.table.get(&login.key)?.use_exit(&login.exit)?;
-        Some(acquired(login.exit, &claim, activity, None))
+        Some(acquired(login.exit, Terms::of(&claim), activity, None))
     }
 
     /// Whose pod it is that has credentials with this user name: an account or a share group.
@@ -285,16 +287,16 @@ impl Shared {
 
 pub(super) fn acquired(
     exit: Arc<Exit>,
-    claim: &Claim,
+    terms: Terms,
     activity: Activity,
     waited: Option<Duration>,
 ) -> Acquired {
     Acquired {
         exit,
         session: Arc::clone(activity.name()),
-        idle: claim.duration,
+        idle: terms.idle,
         // The leader notes it a moment after the exit is up.
-        expires: claim.expires.or_else(|| SystemTime::now().checked_add(claim.ttl?)),
+        expires: terms.expires.or_else(|| SystemTime::now().checked_add(terms.ttl?)),
         cold_start: waited.is_some(),
         waited: waited.unwrap_or_default(),
         activity,

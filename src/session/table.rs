@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::claim::{Claim, Reason};
 use super::exit::Exit;
+use super::id::{Id, Ids, IsHash};
 use super::pod::PodView;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
@@ -33,11 +34,33 @@ pub(super) enum State {
     /// A claim without a usable exit, and the pod of its current transition if there is one.
     Waiting { claim: Arc<Claim>, pod: Option<Arc<PodView>> },
     /// An exit.
-    Ready { claim: Arc<Claim>, exit: Arc<Exit> },
+    Ready { claim: Arc<Claim>, exit: Arc<Exit>, terms: Terms },
     /// The leader has refused the claim.
     Rejected { claim: Arc<Claim>, reason: Reason },
     /// A strict session has lost its exit.
     Lost { claim: Arc<Claim> },
+}
+
+/// What a request is told of its claim.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// The idle timeout.
+    pub(super) idle: Duration,
+    /// The age at which an exit is replaced.
+    pub(super) ttl: Option<Duration>,
+    /// When the current exit expires.
+    pub(super) expires: Option<SystemTime>,
+}
+
+impl Terms {
+    pub(super) fn of(claim: &Claim) -> Self {
+        Self { idle: claim.duration, ttl: claim.ttl, expires: claim.expires }
+    }
+
+    /// Whether the current exit is past the session's `ttl`.
+    fn is_over(&self) -> bool {
+        self.expires.is_some_and(|at| at <= SystemTime::now())
+    }
 }
 
 impl State {
@@ -148,16 +171,25 @@ impl Entry {
         self.state.send_modify(|_| {});
     }
 
-    /// The exit, if there is one that can be used without renewing or replacing anything first.
-    pub(super) fn usable(self: &Arc<Self>) -> Option<(Arc<Claim>, Arc<Exit>, Activity)> {
-        let (claim, exit) = match &*self.state.borrow() {
-            State::Ready { claim, exit } if !is_expired(claim) => (Arc::clone(claim), Arc::clone(exit)),
+    /// The exit, if there is one that can be used without renewing or replacing anything first; and what
+    /// `of_claim` makes of its claim. That is not cloned by the way: each count that a hit goes up to is far
+    /// away in a large table.
+    pub(super) fn usable<T>(
+        self: &Arc<Self>,
+        of_claim: impl FnOnce(&Arc<Claim>, Terms) -> T,
+    ) -> Option<(T, Arc<Exit>, Activity)> {
+        let now = self.clock.now();
+        if now >= self.fresh_until.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (made, exit) = match &*self.state.borrow() {
+            State::Ready { claim, exit, terms } if !terms.is_over() => {
+                (of_claim(claim, *terms), Arc::clone(exit))
+            }
             _ => return None,
         };
-        (self.clock.now() < self.fresh_until.load(Ordering::Relaxed)).then(|| {
-            let activity = Activity::new(Arc::clone(self), Arc::clone(&exit));
-            (claim, exit, activity)
-        })
+        let activity = Activity::new(Arc::clone(self), Arc::clone(&exit), now);
+        Some((made, exit, activity))
     }
 
     /// Notes that the claim was renewed `age` ago by its own word, so that hits are free until three
@@ -180,7 +212,8 @@ impl Entry {
     /// that very pod. The use is written as activity by the next renewal.
     pub(super) fn use_exit(self: &Arc<Self>, exit: &Arc<Exit>) -> Option<(Arc<Claim>, Activity)> {
         let claim = self.state.borrow().claim().map(Arc::clone)?;
-        (!exit.gone.is_cancelled()).then(|| (claim, Activity::new(Arc::clone(self), Arc::clone(exit))))
+        (!exit.gone.is_cancelled())
+            .then(|| (claim, Activity::new(Arc::clone(self), Arc::clone(exit), self.clock.now())))
     }
 
     /// Notes that nobody will ever ask for this session again.
@@ -244,8 +277,8 @@ impl Entry {
         (used > 0).then(|| Duration::from_millis(self.clock.now().saturating_sub(used)))
     }
 
-    pub(super) fn touch(&self) {
-        self.last_used.fetch_max(self.clock.now(), Ordering::Relaxed);
+    pub(super) fn touch(&self, now: u64) {
+        self.last_used.fetch_max(now, Ordering::Relaxed);
     }
 
     pub(super) fn control_error(&self) -> Option<ControlError> {
@@ -279,7 +312,7 @@ impl Entry {
 
 /// Whether the current exit is past the session's `ttl`.
 pub(super) fn is_expired(claim: &Claim) -> bool {
-    claim.expires.is_some_and(|at| at <= SystemTime::now())
+    Terms::of(claim).is_over()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -294,10 +327,10 @@ pub struct Activity {
 }
 
 impl Activity {
-    fn new(entry: Arc<Entry>, exit: Arc<Exit>) -> Self {
+    fn new(entry: Arc<Entry>, exit: Arc<Exit>, now: u64) -> Self {
         entry.active.fetch_add(1, Ordering::SeqCst);
         exit.active.fetch_add(1, Ordering::Relaxed);
-        entry.touch();
+        entry.touch(now);
         entry.list();
         Self { entry, exit }
     }
@@ -310,7 +343,7 @@ impl Activity {
 
 impl Drop for Activity {
     fn drop(&mut self) {
-        self.entry.touch();
+        self.entry.touch(self.entry.clock.now());
         self.exit.active.fetch_sub(1, Ordering::Relaxed);
         // After the touch, for whoever finds it unused.
         self.entry.active.fetch_sub(1, Ordering::SeqCst);
@@ -326,7 +359,7 @@ pub(super) struct Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.entry.touch();
+        self.entry.touch(self.entry.clock.now());
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         if self.entry.waiters.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.entry.waiters_changed.notify_one();
@@ -362,7 +395,8 @@ type Used = Arc<std::sync::Mutex<Vec<Arc<Entry>>>>;
 /// All sessions that this replica has heard of.
 #[derive(Debug)]
 pub(super) struct Table {
-    entries: DashMap<SessionKey, Arc<Entry>>,
+    entries: DashMap<Id, Arc<Entry>, IsHash>,
+    ids: Ids,
     used: Used,
     logins: DashMap<String, PodLogin>,
     waiting: Arc<AtomicUsize>,
@@ -374,7 +408,8 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new() -> Self {
         Self {
-            entries: DashMap::new(),
+            entries: DashMap::default(),
+            ids: Ids::default(),
             used: Used::default(),
             logins: DashMap::new(),
             waiting: Arc::default(),
@@ -384,7 +419,7 @@ impl Table {
     }
 
     pub(super) fn get(&self, key: &SessionKey) -> Option<Arc<Entry>> {
-        self.entries.get(key).map(|entry| Arc::clone(&entry))
+        self.entries.get(&self.ids.of(key)).map(|entry| Arc::clone(&entry))
     }
 
     /// The entry of a session, made if there is none.
@@ -392,7 +427,10 @@ impl Table {
         match self.get(key) {
             Some(entry) => entry,
             None => Arc::clone(
-                &self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self))),
+                &self
+                    .entries
+                    .entry(self.ids.of(key))
+                    .or_insert_with(|| Arc::new(Entry::new(key.clone(), self))),
             ),
         }
     }
@@ -404,7 +442,8 @@ impl Table {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Crowded::Gateway);
         }
-        let slot = self.entries.entry(key.clone()).or_insert_with(|| Arc::new(Entry::new(key.clone(), self)));
+        let slot =
+            self.entries.entry(self.ids.of(key)).or_insert_with(|| Arc::new(Entry::new(key.clone(), self)));
         let entry = Arc::clone(&slot);
         let before = entry.waiters.fetch_add(1, Ordering::SeqCst);
         entry.list();
@@ -459,7 +498,7 @@ impl Table {
 
     /// Drops an entry that nobody uses and of which nothing is known.
     pub(super) fn forget(&self, key: &SessionKey) {
-        self.entries.remove_if(key, |_, entry| entry.is_unused());
+        self.entries.remove_if(&self.ids.of(key), |_, entry| entry.is_unused());
     }
 }
 
@@ -490,8 +529,8 @@ mod tests {
         let table = Table::new();
         let entry = entry(&table);
         assert!(table.take_used().is_empty());
-        let first = Activity::new(Arc::clone(&entry), exit());
-        let second = Activity::new(Arc::clone(&entry), exit());
+        let first = Activity::new(Arc::clone(&entry), exit(), 1);
+        let second = Activity::new(Arc::clone(&entry), exit(), 1);
         assert_eq!(table.take_used().len(), 1);
         assert!(!entry.unlist(), "it is in use");
         drop(first);
@@ -513,7 +552,7 @@ mod tests {
         let entry = entry(&table);
         let exit = exit();
         let turn = std::sync::Barrier::new(2);
-        let begin = || Activity::new(Arc::clone(&entry), Arc::clone(&exit));
+        let begin = || Activity::new(Arc::clone(&entry), Arc::clone(&exit), entry.clock.now());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..ROUNDS {
