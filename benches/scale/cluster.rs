@@ -251,21 +251,20 @@ fn servers(count: usize) -> String {
 /// What another process reaches the real one by.
 fn kubeconfig(config: &kube::Config) -> String {
     let token = config.auth_info.token.as_ref().expect("a token").expose_secret();
-    let authority = config.root_cert.as_ref().and_then(|all| all.first()).expect("a certificate");
-    let lines: Vec<String> = STANDARD
-        .encode(authority)
-        .as_bytes()
-        .chunks(64)
-        .map(|l| String::from_utf8_lossy(l).into_owned())
-        .collect();
-    let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
+    let pem = |certificate: &Vec<u8>| {
+        let text = STANDARD.encode(certificate);
+        let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
+        let lines: Vec<_> = lines.map(|line| format!("{line}\n")).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", lines.concat())
+    };
+    let authorities: String = config.root_cert.iter().flatten().map(pem).collect();
     format!(
         "apiVersion: v1\nkind: Config\nclusters: [{{name: bench, cluster: {{server: \"{}\", \
          certificate-authority-data: \"{}\"}}}}]\nusers: [{{name: admin, user: {{token: \"{token}\"}}}}]\n\
          contexts: [{{name: bench, context: {{cluster: bench, user: admin, namespace: {NAMESPACE}}}}}]\n\
          current-context: bench\n",
         config.cluster_url,
-        STANDARD.encode(pem)
+        STANDARD.encode(authorities)
     )
 }
 

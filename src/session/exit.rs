@@ -37,7 +37,11 @@ impl Traffic {
 
 /// A VPN pod that bytes can leave from.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Exit {
+    /// Requests and tunnels of this replica that use it now. First, beside the count of those who hold this:
+    /// every request writes both.
+    pub(super) active: AtomicUsize,
     /// Name of the pod.
     pub pod: Arc<str>,
     /// Uid of the pod: a pod of the same name made later is another exit.
@@ -68,8 +72,6 @@ pub struct Exit {
     /// Cancelled when it was found, here or by another replica, to pass nothing on: requests that wait for
     /// its answer go elsewhere, its tunnels stay.
     pub dead: CancellationToken,
-    /// Requests and tunnels of this replica that use it now.
-    pub(super) active: AtomicUsize,
     /// Where the bytes through it are counted.
     pub traffic: Arc<Traffic>,
     /// Whether its proxy has ever reached its own check address: without that, a later silence proves

@@ -75,38 +75,40 @@ impl State {
     }
 }
 
-/// One session, as this replica knows it.
+/// One session, as this replica knows it. What a hit goes by comes first and stays together: in a large
+/// table a hit costs what the memory that it touches is away.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Entry {
-    pub(super) key: SessionKey,
-    /// Name of its claim.
-    pub(super) name: Arc<str>,
     state: watch::Sender<State>,
+    /// Until when a hit need not renew the claim first, in milliseconds since the clock's start.
+    fresh_until: AtomicU64,
+    /// When the session was last used, in milliseconds since the clock's start.
+    last_used: AtomicU64,
     /// Requests and tunnels that have an exit.
     active: AtomicUsize,
-    /// Requests that wait for one.
+    /// Whether the renewals know that it is used: it is in their list, or in `used` on its way there.
+    listed: AtomicBool,
+    /// Set while a task makes and holds the claim for those who wait.
+    pub(super) ensuring: AtomicBool,
+    /// Set when nobody will ever ask for this session again: its claim is to go with those who wait.
+    abandoned: AtomicBool,
+    clock: Clock,
+    /// Name of its claim.
+    pub(super) name: Arc<str>,
+    /// Requests that wait for an exit.
     waiters: AtomicUsize,
     /// Counts the first waiters: those who come after a request to the API server was sent are not told
     /// how it went.
     rounds: AtomicUsize,
     /// Told when the first waiter comes or the last one goes.
     pub(super) waiters_changed: Notify,
-    /// Set while a task makes and holds the claim for those who wait.
-    pub(super) ensuring: AtomicBool,
-    /// Set when nobody will ever ask for this session again: its claim is to go with those who wait.
-    abandoned: AtomicBool,
-    /// When the session was last used, in milliseconds since the clock's start.
-    last_used: AtomicU64,
-    /// Whether the renewals know that it is used: it is in their list, or in `used` on its way there.
-    listed: AtomicBool,
-    used: Used,
-    /// Until when a hit need not renew the claim first, in milliseconds since the clock's start.
-    fresh_until: AtomicU64,
+    pub(super) key: SessionKey,
     /// What the last attempt to reach the API server for this session came to.
     control_error: std::sync::Mutex<Option<ControlError>>,
     /// The first request's wishes: what a claim of it is made with.
     lifetimes: std::sync::Mutex<Lifetimes>,
-    clock: Clock,
+    used: Used,
 }
 
 /// Monotonic milliseconds since the table was made: what fits an atomic.
