@@ -42,11 +42,17 @@ for file in "$key" "$addresses" "$users" "$token"; do
 done
 
 # What a wrong key looks like later is a pod that never gets healthy: better now.
-if [ -n "$key" ] && ! grep -qE '^[[:space:]]*[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=[[:space:]]*$' "$key"; then
+if [ -n "$key" ] && { [ "$(grep -c '[^[:space:]]' "$key")" -ne 1 ] \
+    || ! grep -qE '^[[:space:]]*[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=[[:space:]]*$' "$key"; }; then
     die "$key holds no WireGuard private key" 'it is one line of 44 characters of base64, ending with ='
 fi
 if [ -n "$addresses" ] && ! grep -qE '^[[:space:]]*[0-9a-fA-F.:]+/[0-9]+([[:space:]]*,[[:space:]]*[0-9a-fA-F.:]+/[0-9]+)*[[:space:]]*$' "$addresses"; then
     die "$addresses holds no WireGuard addresses" 'such as 10.64.0.2/32, each with its prefix length'
+fi
+if [ -n "$token" ] && ! awk -F '[,[:space:]]+' '
+    { for (i = 1; i <= NF; i++) if (length($i)) { n++; if (length($i) < 16) short = 1 } }
+    END { exit !n || short }' "$token"; then
+    die "$token holds no tokens, or one that is too short" 'each has 16 characters or more: head -c 24 /dev/urandom | base64'
 fi
 if [ -n "$users" ] && ! grep -qE '^[^:#]+:\$' "$users"; then
     die "$users holds no account" 'make a line: gluetun-gateway hash-password --user alice'

@@ -134,7 +134,9 @@ impl Open {
 
     /// Ends the record, and closes or resets both sides; what is left of them if the client is to be lingered for.
     fn finish(self, end: End) -> Option<Ends> {
-        let Self { mut ends, record, .. } = self;
+        let Self { mut ends, record, _counted: counted, .. } = self;
+        // Whoever sees its record sees that it is open no more.
+        drop(counted);
         let account_ended = record.slot.as_ref().is_some_and(|slot| slot.usage().ended().is_cancelled());
         record.finish(match end {
             End::Done | End::Linger => Outcome::Ok,

@@ -90,6 +90,7 @@ def secret_env(name, secret, key):
 KEY = "gluetun-wireguard-credentials"
 C = "spec/containers/0"
 SIDECAR = {"name": "sidecar", "image": "docker.io/library/busybox:1.37", "securityContext": RESTRICTED}
+MOUNTS = "nothing is mounted but /dev/net/tun"
 VOLUMES = "no volume but the node's /dev/net/tun"
 PROFILE = "the runtime's default profiles"
 COMMAND = "the image's own command, no lifecycle hooks"
@@ -141,6 +142,26 @@ PODS = [
     ("a subPath", {f"{C}/volumeMounts/0/subPath": "x"}, "subPath"),
     ("a subPathExpr", {f"{C}/volumeMounts/0/subPathExpr": "$(HTTPPROXY)"}, "subPath"),
     ("mount propagation", {f"{C}/volumeMounts/0/mountPropagation": "HostToContainer"}, "mount propagation"),
+    ("a program from an annotation", {
+        "metadata/annotations/x": "#!/bin/sh",
+        "spec/volumes/+": {"name": "x", "downwardAPI": {"items": [
+            {"path": "iptables", "mode": 0o755, "fieldRef": {"fieldPath": "metadata.annotations['x']"}}]}},
+        f"{C}/volumeMounts/+": {"name": "x", "mountPath": "/sbin"},
+    }, MOUNTS),
+    ("a program from an annotation, on a detour", {
+        "metadata/annotations/x": "#!/bin/sh",
+        "spec/volumes/+": {"name": "x", "downwardAPI": {"items": [
+            {"path": "iptables", "mode": 0o755, "fieldRef": {"fieldPath": "metadata.annotations['x']"}}]}},
+        f"{C}/volumeMounts/+": {"name": "x", "mountPath": "/mnt/../sbin"},
+    }, MOUNTS),
+    ("an empty directory over Gluetun's own", {
+        "spec/volumes/+": {"name": "x", "emptyDir": {}},
+        f"{C}/volumeMounts/+": {"name": "x", "mountPath": "/gluetun"},
+    }, MOUNTS),
+    ("the device somewhere else", {f"{C}/volumeMounts/0/mountPath": "/dev/net"}, MOUNTS),
+    ("a file for last words over a program", {f"{C}/terminationMessagePath": "/sbin/iptables"}, "last words"),
+    ("a container that is started again", {f"{C}/restartPolicy": "Always"}, "no restarts"),
+    ("a further network", {"metadata/annotations/k8s.v1.cni.cncf.io~networks": "host"}, "further networks"),
     ("another image", {f"{C}/image": "docker.io/library/alpine:3"}, "with an image of a configured repository"),
     ("an image that only begins alike", {f"{C}/image": "qmcgaw/gluetun-evil:v1"},
      "with an image of a configured repository"),
