@@ -17,7 +17,7 @@ use super::claim::{Claim, EXPIRED, ReasonKind};
 use super::exit::{Exit, Traffic};
 use super::pod::{Binding, HEALTH_PORT, PROXY_PORT, PodView, Stage};
 use super::sessions::Fault;
-use super::table::{PodLogin, State, Table, Terms};
+use super::table::{PodLogin, State, Table};
 use crate::secret::Secret;
 use crate::selector::{Mode, SessionKey};
 
@@ -358,7 +358,7 @@ impl Index {
             .and_then(|pod| self.exit(table, &claim.key, &pod));
         let reason = claim.reason.clone().filter(|reason| reason.transition == claim.transition);
         let state = match (exit, reason) {
-            (Some(exit), _) => State::Ready { terms: Terms::of(&claim), claim, exit },
+            (Some(exit), _) => State::Ready { claim, exit },
             // The leader is about to say so too.
             (None, None) if lost => State::Lost { claim },
             (None, Some(reason)) => match reason.kind {

@@ -129,7 +129,7 @@ pub struct Sessions(pub(super) Arc<Shared>);
 impl Sessions {
     /// The exit of a session that has one: no wait, no request to the API server.
     pub fn hit(&self, key: &SessionKey) -> Option<Acquired> {
-        let (terms, exit, activity) = self.0.table.get(key)?.usable(|_, terms| terms)?;
+        let (terms, exit, activity) = self.0.table.get(key)?.usable()?;
         Some(acquired(exit, terms, activity, None))
     }
 
@@ -176,7 +176,7 @@ impl Sessions {
             let now = state.borrow_and_update().clone();
             let control = entry.control_error();
             follow.see(&now, control.as_ref(), tell);
-            if let Some((terms, exit, activity)) = entry.usable(|_, terms| terms) {
+            if let Some((terms, exit, activity)) = entry.usable() {
                 return Ok(acquired(exit, terms, activity, Some(begun.elapsed())));
             }
             if let Some(error) = outcome(&now, control, came_later) {

@@ -15,7 +15,7 @@ use super::pod::PodView;
 use super::sessions::{
     Acquired, Sessions, acquired, is_full, outcome, queue_full, scopeguard, timed_out, waiting_reason,
 };
-use super::table::{Terms, Waiter};
+use super::table::Waiter;
 use crate::identity::Account;
 use crate::selector::{Lifetimes, Mode, PoolName, SessionKey, SessionName};
 use crate::servers::{Hostname, Place};
@@ -123,11 +123,13 @@ impl Sessions {
         let mut came_later = true;
         loop {
             let now = state.borrow_and_update().clone();
-            if let Some((claim, exit, activity)) = entry.usable(|claim, _| Arc::clone(claim))
+            if let Some((terms, exit, activity)) = entry.usable()
+                && let Some(claim) =
+                    entry.state().claim().filter(|claim| claim.uid == *exit.claim_uid).cloned()
                 && let Some(pod) = self.0.index().pod(&exit.pod).cloned()
                 && *pod.uid == *exit.uid
             {
-                let acquired = acquired(exit, Terms::of(&claim), activity, Some(begun.elapsed()));
+                let acquired = acquired(exit, terms, activity, Some(begun.elapsed()));
                 return Ok(Started { acquired, pod, claim, starting });
             }
             if let Some(error) = outcome(&now, entry.control_error(), came_later) {

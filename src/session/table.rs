@@ -2,8 +2,8 @@
 //! key without a lock that anyone holds for long. The index of pods and claims publishes into it, data
 //! threads read it, and the guards that count who uses an exit live here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
@@ -34,7 +34,7 @@ pub(super) enum State {
     /// A claim without a usable exit, and the pod of its current transition if there is one.
     Waiting { claim: Arc<Claim>, pod: Option<Arc<PodView>> },
     /// An exit.
-    Ready { claim: Arc<Claim>, exit: Arc<Exit>, terms: Terms },
+    Ready { claim: Arc<Claim>, exit: Arc<Exit> },
     /// The leader has refused the claim.
     Rejected { claim: Arc<Claim>, reason: Reason },
     /// A strict session has lost its exit.
@@ -80,7 +80,8 @@ impl State {
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Entry {
-    state: watch::Sender<State>,
+    /// The exit that the state tells of, if it does, with what a request is told of the claim.
+    ready: std::sync::RwLock<Option<(Arc<Exit>, Terms)>>,
     /// Until when a hit need not renew the claim first, in milliseconds since the clock's start.
     fresh_until: AtomicU64,
     /// When the session was last used, in milliseconds since the clock's start.
@@ -96,6 +97,8 @@ pub(super) struct Entry {
     clock: Clock,
     /// Name of its claim.
     pub(super) name: Arc<str>,
+    /// What is known of it, for those who wait or want to know more than a hit does.
+    state: watch::Sender<State>,
     /// Requests that wait for an exit.
     waiters: AtomicUsize,
     /// Counts the first waiters: those who come after a request to the API server was sent are not told
@@ -130,7 +133,7 @@ impl Clock {
 }
 
 fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Entry {
@@ -138,6 +141,7 @@ impl Entry {
         Self {
             name: key.claim_name().into(),
             key,
+            ready: std::sync::RwLock::default(),
             state: watch::channel(State::Absent).0,
             active: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
@@ -165,6 +169,12 @@ impl Entry {
 
     /// Publishes what is known now, and wakes those who wait.
     pub(super) fn publish(&self, state: State) {
+        let ready = match &state {
+            State::Ready { claim, exit } => Some((Arc::clone(exit), Terms::of(claim))),
+            State::Absent | State::Waiting { .. } | State::Rejected { .. } | State::Lost { .. } => None,
+        };
+        // First, for those whom the other wakes.
+        *self.ready.write().unwrap_or_else(PoisonError::into_inner) = ready;
         self.state.send_replace(state);
     }
 
@@ -173,25 +183,19 @@ impl Entry {
         self.state.send_modify(|_| {});
     }
 
-    /// The exit, if there is one that can be used without renewing or replacing anything first; and what
-    /// `of_claim` makes of its claim. That is not cloned by the way: each count that a hit goes up to is far
-    /// away in a large table.
-    pub(super) fn usable<T>(
-        self: &Arc<Self>,
-        of_claim: impl FnOnce(&Arc<Claim>, Terms) -> T,
-    ) -> Option<(T, Arc<Exit>, Activity)> {
+    /// The exit, if there is one that can be used without renewing or replacing anything first.
+    pub(super) fn usable(self: &Arc<Self>) -> Option<(Terms, Arc<Exit>, Activity)> {
         let now = self.clock.now();
         if now >= self.fresh_until.load(Ordering::Relaxed) {
             return None;
         }
-        let (made, exit) = match &*self.state.borrow() {
-            State::Ready { claim, exit, terms } if !terms.is_over() => {
-                (of_claim(claim, *terms), Arc::clone(exit))
-            }
-            _ => return None,
+        let (exit, terms) = {
+            let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+            let (exit, terms) = ready.as_ref().filter(|(_, terms)| !terms.is_over())?;
+            (Arc::clone(exit), *terms)
         };
         let activity = Activity::new(Arc::clone(self), Arc::clone(&exit), now);
-        Some((made, exit, activity))
+        Some((terms, exit, activity))
     }
 
     /// Notes that the claim was renewed `age` ago by its own word, so that hits are free until three
