@@ -6,17 +6,22 @@
 //! counted (`log_dropped_total`).
 
 mod json;
+mod members;
 mod writer;
 
+use std::fmt::Debug;
 use std::io;
 
 use tracing::Subscriber;
-use tracing_subscriber::fmt::format::Writer;
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry};
 
+pub(crate) use members::{Members, Name, name};
 pub use writer::{LineWriter, LogGuard};
 
 use crate::config::LogFormat;
@@ -76,8 +81,21 @@ pub fn subscriber(
     let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(false);
     Ok(match format {
         LogFormat::Json => Box::new(registry.with(layer.event_format(json::Json))),
-        LogFormat::Text => Box::new(registry.with(layer.compact().with_target(false).with_timer(Clock))),
+        LogFormat::Text => {
+            let fields = debug_fn(text_field).delimited(" ");
+            Box::new(registry.with(layer.fmt_fields(fields).compact().with_target(false).with_timer(Clock)))
+        }
     })
+}
+
+/// A field of a line for a person: the message as it is, and what writes several fields; else `name=value`.
+fn text_field(out: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    match field.name() {
+        "message" | members::FIELDS => write!(out, "{value:?}"),
+        // What the bridge from the `log` crate adds: where in its source a line comes from.
+        name if name.starts_with("log.") => Ok(()),
+        name => write!(out, "{}={value:?}", name.strip_prefix("r#").unwrap_or(name)),
+    }
 }
 
 /// The time of day in UTC with milliseconds: all that a person at a terminal needs of it.
@@ -208,6 +226,26 @@ mod tests {
         assert_eq!(line["target"], module_path!());
         let keys: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!((keys.first(), keys.last()), (Some(&"timestamp"), Some(&"target")));
+    }
+
+    #[test]
+    fn a_value_may_write_several_fields() {
+        struct Line;
+        impl Debug for Line {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let mut members = Members::new(f);
+                members.text(name!("account"), Some("alice"));
+                members.number(name!("status"), 200);
+                members.finish(f)
+            }
+        }
+        let log = || tracing::info!(target: ACCESS, fields = ?Line, "request");
+        let text = logged("INFO", LogFormat::Json, log);
+        let line: Value = serde_json::from_str(&text).unwrap();
+        let keys: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["timestamp", "level", "message", "account", "status", "target"]);
+        let text = logged("INFO", LogFormat::Text, log);
+        assert!(text.ends_with("request account=\"alice\" status=200\n"), "{text}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::accounts::Slot;
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
 use crate::session::Exit;
+use crate::telemetry::{ACCESS, Members, name};
 
 /// A request's id: 16 hexadecimal digits, random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,21 +57,16 @@ impl fmt::Display for RequestId {
 }
 
 /// A client's address for the log: as its own `Display`, which pads, and so takes three times as long.
-struct Shown(SocketAddr);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SocketAddr::V4(addr) = self.0 else { return self.0.fmt(f) };
-        let [a, b, c, d] = addr.ip().octets();
-        let mut number = itoa::Buffer::new();
-        for octet in [a, b, c] {
-            f.write_str(number.format(octet))?;
-            f.write_str(".")?;
-        }
-        f.write_str(number.format(d))?;
-        f.write_str(":")?;
-        f.write_str(number.format(addr.port()))
+fn shown(client: SocketAddr) -> String {
+    let SocketAddr::V4(addr) = client else { return client.to_string() };
+    let mut shown = String::with_capacity("255.255.255.255:65535".len());
+    let mut number = itoa::Buffer::new();
+    for (octet, end) in addr.ip().octets().into_iter().zip([".", ".", ".", ":"]) {
+        shown.push_str(number.format(octet));
+        shown.push_str(end);
     }
+    shown.push_str(number.format(addr.port()));
+    shown
 }
 
 /// What kind of request it is.
@@ -218,9 +214,7 @@ pub(super) struct Record {
     pub(super) kind: Kind,
     /// Who asks.
     pub(super) client: SocketAddr,
-    /// When the request's head was complete.
-    pub(super) started: Instant,
-    /// Its steps so far.
+    /// When the request's head was complete, and its steps since.
     pub(super) trail: Trail,
     /// The method of a request that hyper has read.
     pub(super) method: Option<http::Method>,
@@ -253,14 +247,12 @@ pub(super) struct Record {
 impl Record {
     /// Begins a record.
     pub(super) fn new(counters: &Rc<Counters>, kind: Kind, client: SocketAddr) -> Self {
-        let started = Instant::now();
         Self {
             counters: Rc::clone(counters),
             id: RequestId::new(),
             kind,
             client,
-            started,
-            trail: Trail::new(started),
+            trail: Trail::new(Instant::now()),
             method: (kind == Kind::Connect).then_some(http::Method::CONNECT),
             account: None,
             selector: None,
@@ -333,7 +325,7 @@ impl Record {
             Outcome::ClientGone | Outcome::UpstreamReset | Outcome::ExitGone => true,
             Outcome::Ok | Outcome::ClientReset | Outcome::AccountGone | Outcome::Cut | Outcome::Idle => false,
         };
-        let took = self.started.elapsed();
+        let took = self.trail.begun().elapsed();
         let steps: Vec<Noted> = self.trail.take();
         self.counters.failures.keep(Failure {
             request_id: self.id.to_string().into_boxed_str(),
@@ -368,25 +360,36 @@ impl Record {
         if let Some(held) = self.held {
             if self.cold { &counters.cold } else { &counters.warm }.observe(held.as_secs_f64());
         }
-        tracing::info!(
-            target: "gluetun_gateway::access",
-            request_id = %self.id,
-            kind = self.kind.as_str(),
-            client = %Shown(self.client),
-            account = self.account.as_deref(),
-            selector = self.selector.as_deref(),
-            session = self.session.as_deref(),
-            exit = self.exit.as_ref().map(|exit| &*exit.server),
-            destination = self.target.as_ref().map(Target::as_str),
-            status = self.status,
-            outcome = outcome.as_str(),
-            bytes_up = self.up,
-            bytes_down = self.down,
-            held_ms = millis(self.held.unwrap_or_default()),
-            duration_ms = millis(self.started.elapsed()),
-            "request"
-        );
+        tracing::info!(target: ACCESS, fields = ?Line { record: self, outcome }, "request");
         self.keep(outcome);
+    }
+}
+
+/// The record's line in the access log.
+struct Line<'a> {
+    record: &'a Record,
+    outcome: Outcome,
+}
+
+impl fmt::Debug for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { record, outcome } = self;
+        let mut line = Members::new(f);
+        line.word(name!("request_id"), std::str::from_utf8(&record.id.digits()).unwrap_or_default());
+        line.word(name!("kind"), record.kind.as_str());
+        line.word(name!("client"), &shown(record.client));
+        line.text(name!("account"), record.account.as_deref());
+        line.text(name!("selector"), record.selector.as_deref());
+        line.text(name!("session"), record.session.as_deref());
+        line.text(name!("exit"), record.exit.as_ref().map(|exit| &*exit.server));
+        line.text(name!("destination"), record.target.as_ref().map(Target::as_str));
+        line.number(name!("status"), record.status.into());
+        line.text(name!("outcome"), Some(outcome.as_str()));
+        line.number(name!("bytes_up"), record.up);
+        line.number(name!("bytes_down"), record.down);
+        line.number(name!("held_ms"), millis(record.held.unwrap_or_default()));
+        line.number(name!("duration_ms"), millis(record.trail.begun().elapsed()));
+        line.finish(f)
     }
 }
 

@@ -153,9 +153,20 @@ impl Trail {
         Self { begun, steps: Vec::new() }
     }
 
+    /// When the request's head was complete.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
+    }
+
     /// Notes a step.
     pub(super) fn step(&mut self, step: Step) {
         self.push(step, None);
+    }
+
+    /// Notes a step that was taken without a wait behind the last one, at the same time: looks at the clock add up.
+    pub(super) fn also(&mut self, step: Step) {
+        let at = self.steps.last().map_or(Duration::ZERO, |last| last.at);
+        self.push_at(step, None, at);
     }
 
     /// Notes a step with more about it, which is cut where it is long.
@@ -167,6 +178,10 @@ impl Trail {
     }
 
     fn push(&mut self, step: Step, detail: Option<Box<str>>) {
+        self.push_at(step, detail, self.begun.elapsed());
+    }
+
+    fn push_at(&mut self, step: Step, detail: Option<Box<str>>, at: Duration) {
         if self.steps.capacity() == 0 {
             // A common way fits, so that it costs one allocation.
             self.steps.reserve_exact(8);
@@ -174,7 +189,7 @@ impl Trail {
         if self.steps.len() == MOST {
             self.steps.remove(FIRST);
         }
-        self.steps.push(Noted { step, at: self.begun.elapsed(), detail });
+        self.steps.push(Noted { step, at, detail });
     }
 
     /// Notes what those who wait for an exit are told.

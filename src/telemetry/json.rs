@@ -12,6 +12,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::members::FIELDS;
+
 /// Room for a line of the access log, which the allocator has at hand.
 const LINE: usize = 1000;
 
@@ -126,12 +128,17 @@ impl Visit for Fields {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == FIELDS {
+            // A string takes everything.
+            let _ = write!(self.line, "{value:#?}");
+            return;
+        }
         self.quoted(field, format_args!("{value:?}"));
     }
 }
 
 /// Appends the inside of a JSON string (RFC 8259, 7).
-fn escape(line: &mut String, mut text: &str) {
+pub(super) fn escape(line: &mut String, mut text: &str) {
     // All that is escaped is ASCII, so the text may be cut there.
     while let Some(at) = special(text.as_bytes()) {
         let (before, rest) = text.split_at(at);
@@ -154,12 +161,26 @@ fn escape(line: &mut String, mut text: &str) {
 
 /// Where the first byte is that is escaped; by eight, since mostly there is none.
 fn special(bytes: &[u8]) -> Option<usize> {
-    let is_special = |b: u8| matches!(b, 0..=0x1f | b'"' | b'\\' | 0x7f);
-    let mut chunks = bytes.chunks_exact(8);
-    let plain =
-        chunks.by_ref().take_while(|chunk| !chunk.iter().fold(false, |any, b| any | is_special(*b))).count();
+    let (chunks, _) = bytes.as_chunks();
+    let plain = chunks.iter().take_while(|chunk| !any_special(u64::from_le_bytes(**chunk))).count();
     let from = plain * 8;
+    let is_special = |b: u8| matches!(b, 0..=0x1f | b'"' | b'\\' | 0x7f);
     bytes.get(from..)?.iter().position(|b| is_special(*b)).map(|at| from + at)
+}
+
+/// Whether one of eight bytes is escaped. It may say so of a few that are none, and never misses one: a byte is zero
+/// if subtracting one borrows from its top bit, and the top bits of bytes outside of ASCII do not count.
+const fn any_special(eight: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = ONES << 7;
+    const fn zero(eight: u64) -> u64 {
+        eight.wrapping_sub(ONES) & !eight
+    }
+    let control = eight.wrapping_sub(ONES * 0x20) & !eight;
+    let quote = zero(eight ^ (ONES * b'"' as u64));
+    let backslash = zero(eight ^ (ONES * b'\\' as u64));
+    let delete = zero(eight ^ (ONES * 0x7f));
+    (control | quote | backslash | delete) & TOPS != 0
 }
 
 /// Escapes what is formatted.
@@ -169,5 +190,18 @@ impl fmt::Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         escape(self.0, text);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_escaped_is_found_wherever_it_is(text in proptest::collection::vec(0_u8..=255, 0..40)) {
+            let expected = text.iter().position(|b| matches!(b, 0..=0x1f | b'"' | b'\\' | 0x7f));
+            proptest::prop_assert_eq!(special(&text), expected);
+        }
     }
 }
