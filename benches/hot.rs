@@ -360,7 +360,9 @@ impl Tunnel {
                 let mut moved = |up, down| {
                     black_box((up, down));
                 };
-                Relay::new(Vec::new()).run(&mut ends, &buffers, &mut gone, half_idle, &mut moved).await;
+                Relay::new(Vec::new(), Vec::new(), 0)
+                    .run(&mut ends, &buffers, &mut gone, half_idle, &mut moved)
+                    .await;
                 ends.close();
             });
         });

@@ -83,27 +83,41 @@ pub(super) async fn admit(
         Credentials::None => return Err(ProxyError::auth_required()),
         Credentials::Many => return Err(refused(thread, AuthError::Malformed)),
         Credentials::Known(login) => login,
-        Credentials::Unknown(header) => {
-            if let Some(grant) = pod(thread, &header).await {
-                record.account = Some(Arc::from("pod"));
-                record.trail.step(Step::Authenticated);
-                return Ok(Admitted::Pod(grant));
-            }
-            let client = Some(record.client.ip());
-            let login = thread.shared.authenticator.authenticate_from(&header, client).await;
-            let login = login.map_err(|error| refused(thread, error))?;
-            thread.counters.metrics.logins.with_label_values(&["ok"]).inc();
-            login
-        }
+        // Boxed: the first request of a client alone needs the room for it.
+        Credentials::Unknown(header) => match Box::pin(log_in(thread, header, record)).await? {
+            Proved::Login(login) => login,
+            Proved::Pod(grant) => return Ok(Admitted::Pod(grant)),
+        },
     };
     record.trail.step(Step::Authenticated);
     let wish = thread.wishes.borrow_mut().of(&login, &thread.shared.limits);
     let wish = wish.inspect_err(|_| record.account = Some(Arc::from(login.account.as_str())))?;
     record.account = Some(Arc::clone(&wish.account));
     record.selector = Some(Arc::clone(&wish.selector));
-    record.trail.step(Step::Resolved);
+    record.trail.also(Step::Resolved);
     record.slot = Some(wish.policy.enter().map_err(|over| over_quota(thread, over))?);
     Ok(Admitted::Session(wish))
+}
+
+/// What credentials prove.
+enum Proved {
+    /// An account's.
+    Login(Arc<Login>),
+    /// A pod's.
+    Pod(Grant),
+}
+
+async fn log_in(thread: &Thread, header: Box<[u8]>, record: &mut Record) -> Result<Proved, ProxyError> {
+    if let Some(grant) = pod(thread, &header).await {
+        record.account = Some(Arc::from("pod"));
+        record.trail.step(Step::Authenticated);
+        return Ok(Proved::Pod(grant));
+    }
+    let client = Some(record.client.ip());
+    let login = thread.shared.authenticator.authenticate_from(&header, client).await;
+    let login = login.map_err(|error| refused(thread, error))?;
+    thread.counters.metrics.logins.with_label_values(&["ok"]).inc();
+    Ok(Proved::Login(login))
 }
 
 /// The pod whose own credentials these are. Wrong ones go on to the password check, which refuses them
@@ -169,7 +183,7 @@ pub(super) fn check_target(
     };
     match destinations.check_for(&target, local, account) {
         Ok(()) => {
-            record.trail.step(Step::Allowed);
+            record.trail.also(Step::Allowed);
             Ok(target)
         }
         Err(refusal) => Err(refusal.error(&target)),
@@ -209,7 +223,7 @@ impl Hold {
             Session::Of(wish) => Rc::clone(wish),
             Session::Pod(grant) => {
                 let grant = grant.take().ok_or_else(gone)?;
-                record.trail.step(Step::ExitFound);
+                record.trail.also(Step::ExitFound);
                 record.granted(&grant);
                 return Ok(grant);
             }
@@ -217,7 +231,10 @@ impl Hold {
         let exits = &thread.shared.exits;
         let grant = match exits.hit(&wish.key) {
             Some(grant) => {
-                record.trail.step(Step::ExitFound);
+                match self.exits {
+                    0 => record.trail.also(Step::ExitFound),
+                    1.. => record.trail.step(Step::ExitFound),
+                }
                 grant
             }
             None => {

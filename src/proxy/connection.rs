@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -17,6 +18,7 @@ use super::gate::MAX_EARLY;
 use super::head::{Head, HeadError, MAX_HEAD, Scan, Scanner};
 use super::record::{Kind, Outcome, Record};
 use super::response;
+use super::stage::Stage;
 use super::target::{Target, TargetError};
 use super::thread::{Connection, Thread};
 use super::tunnel::{Greeting, Tunnel, shut};
@@ -28,37 +30,17 @@ const MAX_REFUSED: u32 = 2;
 pub(super) const LINGER_BYTES: usize = 64 * 1024;
 
 /// Serves a client until its connection is closed.
-// An `async fn` keeps its arguments twice.
-#[allow(clippy::manual_async_fn)]
 pub(super) fn serve(
     thread: Rc<Thread>,
     stream: TcpStream,
     client: SocketAddr,
     connection: Rc<Connection>,
-) -> impl Future<Output = ()> {
-    async move {
+) -> Stage {
+    Stage::new(async move {
         let mut bytes = Vec::new();
-        // Boxed each, so that an open tunnel does not hold the room that getting there took, nor a client that says
-        // nothing the room for more than a head.
-        let found = Box::pin(read_head(&thread, &stream, &mut bytes, true)).await;
-        match Box::pin(begin(&thread, stream, client, &connection, bytes, found)).await {
-            Next::Closed => {}
-            Next::Tunnel(tunnel) => tunnel.run(&thread).await,
-            Next::Plain { stream, read } => {
-                Box::pin(direct::serve(thread, stream, read, client, connection)).await;
-            }
-        }
-    }
-}
-
-/// What a connection goes on as.
-pub(super) enum Next {
-    /// It is over.
-    Closed,
-    /// As a tunnel.
-    Tunnel(Box<Tunnel>),
-    /// As HTTP: what has been read of it comes first.
-    Plain { stream: TcpStream, read: Vec<u8> },
+        let found = read_head(&thread, &stream, &mut bytes, true).await;
+        Some(Stage::new(begin(thread, stream, client, connection, bytes, found)))
+    })
 }
 
 /// How reading a head ended, if not with one.
@@ -69,71 +51,83 @@ enum NoHead {
     Error(ProxyError),
 }
 
-async fn begin(
-    thread: &Rc<Thread>,
+/// From the first head to what the connection goes on as.
+// No `async fn`, which would hold what it is given twice.
+#[allow(clippy::manual_async_fn)]
+fn begin(
+    thread: Rc<Thread>,
     stream: TcpStream,
     client: SocketAddr,
-    connection: &Connection,
+    connection: Rc<Connection>,
     mut bytes: Vec<u8>,
     mut found: Result<(usize, usize), NoHead>,
-) -> Next {
-    loop {
-        let (start, end) = match found {
-            Ok(found) => found,
-            Err(NoHead::Closed) => return Next::Closed,
-            Err(NoHead::Error(error)) => {
-                let record = Record::new(&thread.counters, Kind::None, client);
-                return refuse(thread, stream, &error, record).await;
+) -> impl Future<Output = Option<Stage>> {
+    async move {
+        loop {
+            let (start, end) = match found {
+                Ok(found) => found,
+                Err(NoHead::Closed) => return None,
+                Err(NoHead::Error(error)) => {
+                    let record = Record::new(&thread.counters, Kind::None, client);
+                    return refused(&thread, &stream, &error, record).await;
+                }
+            };
+            let head = match Head::parse(bytes.get(start..end).unwrap_or_default()) {
+                Ok(head) => head,
+                Err(error) => {
+                    let record = Record::new(&thread.counters, Kind::None, client);
+                    return refused(&thread, &stream, &error.into(), record).await;
+                }
+            };
+            if head.method != "CONNECT" {
+                bytes.drain(..start);
+                return Some(Stage::last(direct::serve(thread, stream, bytes, client, connection), ()));
             }
-        };
-        let head = match Head::parse(bytes.get(start..end).unwrap_or_default()) {
-            Ok(head) => head,
-            Err(error) => {
-                let record = Record::new(&thread.counters, Kind::None, client);
-                return refuse(thread, stream, &error.into(), record).await;
+            let mut record = Record::new(&thread.counters, Kind::Connect, client);
+            let mut request = Request {
+                credentials: Credentials::of(&thread, head.authorization),
+                target: Target::authority(head.target),
+                has_body: !head.body.is_empty(),
+                host_is_valid: head.host_is_valid,
+            };
+            let keep_alive = head.keep_alive;
+            // What came behind the head, which is mostly nothing, takes no room meanwhile.
+            let early = bytes.split_off(end);
+            thread.buffers.give_head(std::mem::replace(&mut bytes, early));
+            let opened = {
+                let open = pin!(open(&thread, &stream, &connection, &mut request, &mut record));
+                while_there(&stream, &mut bytes, open).await
+            };
+            let error = match opened {
+                None => {
+                    record.finish(Outcome::ClientGone);
+                    return None;
+                }
+                Some(Ok(opened)) => {
+                    let tunnel =
+                        Tunnel { client: stream, early: bytes, opened, record, greeting: Greeting::Due };
+                    return Some(Stage::last(tunnel.run(thread), connection));
+                }
+                Some(Err(error)) => error,
+            };
+            // What follows an unanswered CONNECT is the tunnel's first data or the next request: only the
+            // client knows, so a connection with such bytes does not go on.
+            let close = closes(&connection, &error) || !keep_alive || !bytes.is_empty();
+            if close {
+                return refused(&thread, &stream, &error, record).await;
             }
-        };
-        if head.method != "CONNECT" {
-            bytes.drain(..start);
-            return Next::Plain { stream, read: bytes };
+            if let Sent::No = Box::pin(send(&thread, &stream, &error, record, false)).await {
+                return None;
+            }
+            found = Box::pin(read_head(&thread, &stream, &mut bytes, false)).await;
         }
-        let mut record = Record::new(&thread.counters, Kind::Connect, client);
-        let request = Request {
-            credentials: Credentials::of(thread, head.authorization),
-            target: Target::authority(head.target),
-            has_body: !head.body.is_empty(),
-            host_is_valid: head.host_is_valid,
-        };
-        let keep_alive = head.keep_alive;
-        // What came behind the head, which is mostly nothing, takes no room meanwhile.
-        let early = bytes.split_off(end);
-        thread.buffers.give_head(std::mem::replace(&mut bytes, early));
-        let opened = {
-            let open = open(thread, &stream, connection, request, &mut record);
-            while_there(&stream, &mut bytes, open).await
-        };
-        let error = match opened {
-            None => {
-                record.finish(Outcome::ClientGone);
-                return Next::Closed;
-            }
-            Some(Ok(opened)) => {
-                let tunnel = Tunnel { client: stream, early: bytes, opened, record, greeting: Greeting::Due };
-                return Next::Tunnel(Box::new(tunnel));
-            }
-            Some(Err(error)) => error,
-        };
-        // What follows an unanswered CONNECT is the tunnel's first data or the next request: only the
-        // client knows, so a connection with such bytes does not go on.
-        let close = closes(connection, &error) || !keep_alive || !bytes.is_empty();
-        if close {
-            return refuse(thread, stream, &error, record).await;
-        }
-        if let Sent::No = send(thread, &stream, &error, record, false).await {
-            return Next::Closed;
-        }
-        found = read_head(thread, &stream, &mut bytes, false).await;
     }
+}
+
+/// As [`refuse`], with the room for it taken only then.
+async fn refused(thread: &Thread, stream: &TcpStream, error: &ProxyError, record: Record) -> Option<Stage> {
+    Box::pin(refuse(thread, stream, error, record)).await;
+    None
 }
 
 /// Whether the connection ends with this answer. All errors end it but the challenge, and that too when
@@ -157,19 +151,23 @@ async fn open(
     thread: &Rc<Thread>,
     stream: &TcpStream,
     connection: &Connection,
-    request: Request,
+    request: &mut Request,
     record: &mut Record,
 ) -> Result<Opened, ProxyError> {
-    let admitted = admit(thread, request.credentials, record).await?;
+    let credentials = std::mem::replace(&mut request.credentials, Credentials::None);
+    let admitted = admit(thread, credentials, record).await?;
     connection.authenticated();
     if request.has_body {
         return Err(connect_with_body());
     }
-    if request.target.is_ok() && !request.host_is_valid {
+    // Taken out: it is asked for once.
+    let target = std::mem::replace(&mut request.target, Err(TargetError::Form));
+    if target.is_ok() && !request.host_is_valid {
         return Err(host_is_invalid());
     }
     let local = || stream.local_addr().ok().map(|addr| addr.ip());
-    open_tunnel(thread, admitted, request.target, local, record).await
+    let target = check_target(thread, &admitted, target, local, record)?;
+    open_tunnel(thread, admitted, &target, record).await
 }
 
 /// RFC 9110, 9.3.6: a CONNECT has no content, and what looks like it would be taken for the tunnel's.
@@ -183,18 +181,16 @@ pub(super) fn host_is_invalid() -> ProxyError {
     HeadError::Malformed("Host names no host").into()
 }
 
-/// Opens the tunnel of a CONNECT by an admitted client.
+/// Opens the tunnel of a CONNECT by an admitted client, to where it may go.
 pub(super) async fn open_tunnel(
     thread: &Rc<Thread>,
     admitted: Admitted,
-    target: Result<Target, TargetError>,
-    local: impl FnOnce() -> Option<std::net::IpAddr>,
+    target: &Target,
     record: &mut Record,
 ) -> Result<Opened, ProxyError> {
-    let target = check_target(thread, &admitted, target, local, record)?;
     let mut hold = Hold::begin(admitted);
     let grant = hold.grant(thread, record).await?;
-    hold.open(thread, grant, &target, record).await
+    hold.open(thread, grant, target, record).await
 }
 
 /// Reads until a head is complete, and returns where it lies. The first head has its time from the
@@ -255,12 +251,13 @@ async fn read_head(
 
 /// Runs `future`, for as long as the client is there; `None` once it has hung up, which an end of its
 /// stream means too. Reads on meanwhile: what comes is appended to `early`, until that is full.
+///
+/// The future is pinned elsewhere, since whoever takes one by value holds its room twice.
 pub(super) async fn while_there<T>(
     stream: &TcpStream,
     early: &mut Vec<u8>,
-    future: impl Future<Output = T>,
+    mut future: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
-    let mut future = std::pin::pin!(future);
     poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(value));
@@ -287,11 +284,10 @@ fn poll_early(cx: &mut Context<'_>, stream: &TcpStream, early: &mut Vec<u8>) -> 
 }
 
 /// Answers with an error and closes.
-pub(super) async fn refuse(thread: &Thread, stream: TcpStream, error: &ProxyError, record: Record) -> Next {
-    if let Sent::Yes = send(thread, &stream, error, record, true).await {
-        thread.linger(&stream, thread.shared.timings.linger, LINGER_BYTES).await;
+pub(super) async fn refuse(thread: &Thread, stream: &TcpStream, error: &ProxyError, record: Record) {
+    if let Sent::Yes = send(thread, stream, error, record, true).await {
+        thread.linger(stream, thread.shared.timings.linger, LINGER_BYTES).await;
     }
-    Next::Closed
 }
 
 /// Whether an answer reached the socket.

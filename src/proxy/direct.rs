@@ -79,7 +79,7 @@ async fn answer_all(
             }
             Next::Slow => {
                 let record = Record::new(&thread.counters, Kind::None, addr);
-                refuse(thread, client.stream, &head_timeout(timings.head), record).await;
+                refuse(thread, &client.stream, &head_timeout(timings.head), record).await;
                 return None;
             }
         };
@@ -87,7 +87,7 @@ async fn answer_all(
         record.method = Some(request.method.clone());
         let answered = {
             let Client { stream, early, last, .. } = &mut client;
-            let answer = answer(thread, stream, connection, last, request, &mut record);
+            let answer = pin!(answer(thread, stream, connection, last, request, &mut record));
             while_there(stream, early, answer).await
         };
         match answered {
@@ -97,7 +97,7 @@ async fn answer_all(
             }
             Some(Err(error)) => {
                 if closes(connection, &error) || thread.closing.fired() {
-                    refuse(thread, client.stream, &error, record).await;
+                    refuse(thread, &client.stream, &error, record).await;
                     return None;
                 }
                 if let Sent::No = send(thread, &client.stream, &error, record, false).await {
@@ -323,7 +323,7 @@ async fn answer(
     };
     let key = Key::new(&grant.session, &grant.exit, &target);
     if let Some(wire) = thread.wires.take(&key) {
-        record.trail.step(Step::ConnectionReused);
+        record.trail.also(Step::ConnectionReused);
         match origin::ask(thread, &grant.exit, wire, &[], &head, turn, record).await {
             Ok(begun) => return Ok(Reply { begun, grant, key }),
             // Nothing of an answer came: the origin had closed, or closed on this very request.
@@ -362,7 +362,7 @@ fn allow(
         && Rc::ptr_eq(wish, for_wish)
     {
         record.target = Some(target.clone());
-        record.trail.step(Step::Allowed);
+        record.trail.also(Step::Allowed);
         return Ok(target);
     }
     let local = || stream.local_addr().ok().map(|addr| addr.ip());

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -17,7 +18,22 @@ pub(super) struct Event {
 #[derive(Debug, Default)]
 struct Slots {
     wakers: Vec<Option<Waker>>,
-    free: Vec<usize>,
+    free: Vec<NonZeroU32>,
+}
+
+impl Slots {
+    /// A free slot.
+    fn take(&mut self) -> NonZeroU32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.wakers.push(None);
+            // More than four thousand million waiters do not fit into memory.
+            u32::try_from(self.wakers.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+        })
+    }
+
+    fn of(&mut self, slot: NonZeroU32) -> Option<&mut Option<Waker>> {
+        self.wakers.get_mut(slot.get() as usize - 1)
+    }
 }
 
 impl Event {
@@ -43,7 +59,8 @@ impl Event {
 #[derive(Debug)]
 pub(super) struct Waiter {
     event: Rc<Event>,
-    slot: Option<usize>,
+    /// One more than the number of its slot: two words for each tunnel that waits.
+    slot: Option<NonZeroU32>,
 }
 
 impl Future for Waiter {
@@ -55,13 +72,8 @@ impl Future for Waiter {
         }
         let this = &mut *self;
         let slots = &mut *this.event.slots.borrow_mut();
-        let slot = *this.slot.get_or_insert_with(|| {
-            slots.free.pop().unwrap_or_else(|| {
-                slots.wakers.push(None);
-                slots.wakers.len() - 1
-            })
-        });
-        if let Some(place) = slots.wakers.get_mut(slot) {
+        let slot = *this.slot.get_or_insert_with(|| slots.take());
+        if let Some(place) = slots.of(slot) {
             match place {
                 Some(waker) => waker.clone_from(cx.waker()),
                 None => *place = Some(cx.waker().clone()),
@@ -77,7 +89,7 @@ impl Drop for Waiter {
             let waker = {
                 let mut slots = self.event.slots.borrow_mut();
                 slots.free.push(slot);
-                slots.wakers.get_mut(slot).and_then(Option::take)
+                slots.of(slot).and_then(Option::take)
             };
             // Outside of the borrow: a waker's drop may run what it wakes.
             drop(waker);

@@ -335,7 +335,7 @@ fn switch_protocols(
         lease.count(&mut record);
         let opened = Opened { grant: lease.grant, tunnel };
         let tunnel = Tunnel { client: stream, early, opened, record, greeting: Greeting::None };
-        Box::new(tunnel).run(&thread).await;
+        tunnel.run(thread).await;
         drop(client);
     });
 }

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::client_io::{ClientIo, Doing, Pace};
-use super::connect::{Credentials, Opened, admit};
+use super::connect::{Credentials, Opened, admit, check_target};
 use super::connection::{closes, connect_with_body, open_tunnel};
 use super::error::{Code, ProxyError};
 use super::forward::{self, Body};
@@ -224,7 +224,8 @@ async fn open(
         (None, Some(authority), None) => Target::authority(authority.as_str()),
         _ => Err(TargetError::Form),
     };
-    open_tunnel(thread, admitted, target, || client.local, record).await
+    let target = check_target(thread, &admitted, target, || client.local, record)?;
+    open_tunnel(thread, admitted, &target, record).await
 }
 
 /// Answers 200, and relays once hyper has written that.
@@ -251,7 +252,7 @@ fn upgrade(
         match client_side(upgrading).await {
             Some((stream, early)) => {
                 let tunnel = Tunnel { client: stream, early, opened, record, greeting: Greeting::Sent };
-                Box::new(tunnel).run(&thread).await;
+                tunnel.run(thread).await;
             }
             None => record.finish(Outcome::ClientGone),
         }

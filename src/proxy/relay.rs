@@ -3,13 +3,14 @@
 //! `tunnel`; how the bytes of one direction move is `half`'s.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::Interest;
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::buffers::Buffers;
 
@@ -70,7 +71,8 @@ impl Drop for Ends {
 }
 
 /// What the first phase of a relay leads to.
-enum Next {
+#[derive(Debug)]
+pub(super) enum Next {
     /// The end of it.
     End(End),
     /// The client has ended, or the exit takes no more. What the end of the other direction means.
@@ -84,19 +86,23 @@ enum Next {
 pub struct Relay {
     up: Half,
     down: Half,
+    /// Bytes of what the client gets first that are the gateway's own, and not counted.
+    greeting: u32,
 }
 
 impl Relay {
-    /// Of a client that has sent this already.
-    pub fn new(early: Vec<u8>) -> Self {
-        Self { up: Half::with(early), down: Half::default() }
+    /// Of a client that has sent `early` already, and gets `first` before all else, of which the first `greeting`
+    /// bytes are not counted.
+    pub fn new(early: Vec<u8>, first: Vec<u8>, greeting: usize) -> Self {
+        let greeting = u32::try_from(greeting).unwrap_or(u32::MAX);
+        Self { up: Half::with(early), down: Half::with(first), greeting }
     }
 
     /// Relays until the tunnel ends. `moved` hears of bytes as they are written: towards the exit, towards the
     /// client. `gone` ends once the exit is gone, and may be polled again then. `half_idle` bounds the silence of a
     /// tunnel of which one side has ended; two open sides may be silent for as long as they live.
     ///
-    /// What a tunnel holds while it is open is its caller's and a few pointers: an idle one is to be small.
+    /// For tests and benches: a tunnel has room for the first phase alone.
     pub async fn run(
         &mut self,
         ends: &mut Ends,
@@ -107,43 +113,72 @@ impl Relay {
     ) -> End {
         match poll_fn(|cx| self.poll_both(cx, ends, buffers, gone, moved)).await {
             Next::End(end) => end,
-            // Boxed: few tunnels are half open for long, and all others should not hold the room for it.
+            next => self.rest(next, ends, buffers, gone, half_idle, moved).await,
+        }
+    }
+
+    /// The second phase: one side has ended, and what that means is `next`.
+    pub(super) async fn rest(
+        &mut self,
+        next: Next,
+        ends: &mut Ends,
+        buffers: &Buffers,
+        gone: &mut (impl Future<Output = ()> + Unpin),
+        half_idle: Duration,
+        moved: &mut impl FnMut(u64, u64),
+    ) -> End {
+        match next {
+            Next::End(end) => end,
             Next::Down(done) => {
-                let Self { down, .. } = self;
-                Box::pin(async move {
-                    let (client_in, mut client_out) = ends.client.split();
-                    let (mut upstream_in, _) = ends.upstream.split();
-                    let poll = |cx: &mut Context<'_>| {
-                        let polled = down.poll(cx, &mut upstream_in, &mut client_out, buffers, true);
-                        (polled, (0, down.take_moved()))
-                    };
-                    let end = |result| match result {
-                        Ok(()) => done,
-                        Err(Broken::Source) => End::Upstream,
-                        Err(Broken::Sink) => End::Client,
-                    };
-                    // The ended side is read no more, so only its error tells of a reset.
-                    let reset = async { client_in.ready(Interest::ERROR).await.map(|_| End::Client) };
-                    half_open(poll, end, reset, gone, half_idle, moved).await
+                let Self { down, greeting, .. } = self;
+                let (client_in, mut client_out) = ends.client.split();
+                let (mut upstream_in, _) = ends.upstream.split();
+                // The ended side is read no more, so only its error tells of a reset.
+                let mut reset = pin!(client_in.ready(Interest::ERROR));
+                let mut clock = pin!(tokio::time::sleep(half_idle));
+                let mut since = Instant::now();
+                poll_fn(|cx| {
+                    let mut bytes = 0;
+                    let polled = down.poll(cx, &mut upstream_in, &mut client_out, buffers, true, &mut bytes);
+                    if bytes > 0 {
+                        since = Instant::now();
+                        moved(0, counted(greeting, bytes));
+                    }
+                    match polled {
+                        Poll::Ready(Ok(())) => Poll::Ready(done),
+                        Poll::Ready(Err(Broken::Source)) => Poll::Ready(End::Upstream),
+                        Poll::Ready(Err(Broken::Sink)) => Poll::Ready(End::Client),
+                        Poll::Pending => {
+                            poll_rest(cx, gone, reset.as_mut(), clock.as_mut(), (since, half_idle))
+                                .map(|rest| rest.end(End::Client))
+                        }
+                    }
                 })
                 .await
             }
             Next::Up => {
                 let Self { up, .. } = self;
-                Box::pin(async move {
-                    let (mut client_in, _) = ends.client.split();
-                    let (upstream_in, mut upstream_out) = ends.upstream.split();
-                    let poll = |cx: &mut Context<'_>| {
-                        let polled = up.poll(cx, &mut client_in, &mut upstream_out, buffers, true);
-                        (polled, (up.take_moved(), 0))
-                    };
-                    let end = |result| match result {
-                        Ok(()) => End::Done,
-                        Err(Broken::Source) => End::Client,
-                        Err(Broken::Sink) => End::Linger,
-                    };
-                    let reset = async { upstream_in.ready(Interest::ERROR).await.map(|_| End::Linger) };
-                    half_open(poll, end, reset, gone, half_idle, moved).await
+                let (mut client_in, _) = ends.client.split();
+                let (upstream_in, mut upstream_out) = ends.upstream.split();
+                let mut reset = pin!(upstream_in.ready(Interest::ERROR));
+                let mut clock = pin!(tokio::time::sleep(half_idle));
+                let mut since = Instant::now();
+                poll_fn(|cx| {
+                    let mut bytes = 0;
+                    let polled = up.poll(cx, &mut client_in, &mut upstream_out, buffers, true, &mut bytes);
+                    if bytes > 0 {
+                        since = Instant::now();
+                        moved(bytes, 0);
+                    }
+                    match polled {
+                        Poll::Ready(Ok(())) => Poll::Ready(End::Done),
+                        Poll::Ready(Err(Broken::Source)) => Poll::Ready(End::Client),
+                        Poll::Ready(Err(Broken::Sink)) => Poll::Ready(End::Linger),
+                        Poll::Pending => {
+                            poll_rest(cx, gone, reset.as_mut(), clock.as_mut(), (since, half_idle))
+                                .map(|rest| rest.end(End::Linger))
+                        }
+                    }
                 })
                 .await
             }
@@ -151,7 +186,7 @@ impl Relay {
     }
 
     /// The first phase: both sides are open.
-    fn poll_both(
+    pub(super) fn poll_both(
         &mut self,
         cx: &mut Context<'_>,
         ends: &mut Ends,
@@ -162,15 +197,15 @@ impl Relay {
         if Pin::new(gone).poll(cx).is_ready() {
             return Poll::Ready(Next::End(End::Gone));
         }
-        let Self { up, down } = self;
+        let Self { up, down, greeting } = self;
         let (mut client_in, mut client_out) = ends.client.split();
         let (mut upstream_in, mut upstream_out) = ends.upstream.split();
-        let upward = up.poll(cx, &mut client_in, &mut upstream_out, buffers, false);
+        let (mut moved_up, mut moved_down) = (0, 0);
+        let upward = up.poll(cx, &mut client_in, &mut upstream_out, buffers, false, &mut moved_up);
         let last = upward.is_ready();
-        let downward = down.poll(cx, &mut upstream_in, &mut client_out, buffers, last);
-        let (moved_up, moved_down) = (up.take_moved(), down.take_moved());
+        let downward = down.poll(cx, &mut upstream_in, &mut client_out, buffers, last, &mut moved_down);
         if moved_up + moved_down > 0 {
-            moved(moved_up, moved_down);
+            moved(moved_up, counted(greeting, moved_down));
         }
         match (upward, downward) {
             (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
@@ -189,44 +224,54 @@ impl Relay {
     }
 }
 
-/// The second phase: one direction has ended, the other goes on.
-async fn half_open(
-    mut poll: impl FnMut(&mut Context<'_>) -> (Poll<Result<(), Broken>>, (u64, u64)),
-    end: impl Fn(Result<(), Broken>) -> End,
-    reset: impl Future<Output = std::io::Result<End>>,
+/// What of the bytes that the client took is not the gateway's own.
+fn counted(greeting: &mut u32, bytes: u64) -> u64 {
+    let own = bytes.min(u64::from(*greeting));
+    *greeting = greeting.saturating_sub(u32::try_from(own).unwrap_or(u32::MAX));
+    bytes - own
+}
+
+/// What may end the second phase, in which one direction has ended, but the other direction. `since` is when something
+/// was moved last.
+fn poll_rest(
+    cx: &mut Context<'_>,
     gone: &mut (impl Future<Output = ()> + Unpin),
-    half_idle: Duration,
-    moved: &mut impl FnMut(u64, u64),
-) -> End {
-    let mut reset = pin!(reset);
-    let mut idle = pin!(tokio::time::sleep(half_idle));
-    let mut since = Instant::now();
-    poll_fn(|cx| {
-        if Pin::new(&mut *gone).poll(cx).is_ready() {
-            return Poll::Ready(End::Gone);
+    reset: Pin<&mut impl Future<Output = io::Result<Ready>>>,
+    mut clock: Pin<&mut Sleep>,
+    (since, half_idle): (Instant, Duration),
+) -> Poll<Rest> {
+    if Pin::new(gone).poll(cx).is_ready() {
+        return Poll::Ready(Rest::Gone);
+    }
+    if let Poll::Ready(Ok(_)) = reset.poll(cx) {
+        return Poll::Ready(Rest::Reset);
+    }
+    // A coarse clock: it is set anew only when it has run out.
+    while clock.as_mut().poll(cx).is_ready() {
+        let due = since + half_idle;
+        if due <= Instant::now() {
+            return Poll::Ready(Rest::Idle);
         }
-        let (polled, (up, down)) = poll(cx);
-        if up + down > 0 {
-            since = Instant::now();
-            moved(up, down);
+        clock.as_mut().reset(due);
+    }
+    Poll::Pending
+}
+
+/// See [`poll_rest`].
+enum Rest {
+    Gone,
+    Reset,
+    Idle,
+}
+
+impl Rest {
+    fn end(self, reset: End) -> End {
+        match self {
+            Self::Gone => End::Gone,
+            Self::Reset => reset,
+            Self::Idle => End::Idle,
         }
-        if let Poll::Ready(result) = polled {
-            return Poll::Ready(end(result));
-        }
-        if let Poll::Ready(Ok(ended)) = reset.as_mut().poll(cx) {
-            return Poll::Ready(ended);
-        }
-        // A coarse clock: it is set anew only when it has run out.
-        while idle.as_mut().poll(cx).is_ready() {
-            let due = since + half_idle;
-            if due <= Instant::now() {
-                return Poll::Ready(End::Idle);
-            }
-            idle.as_mut().reset(due);
-        }
-        Poll::Pending
-    })
-    .await
+    }
 }
 
 #[cfg(test)]

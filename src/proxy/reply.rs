@@ -2,6 +2,7 @@
 //! then the rest as it comes, never more of it than one buffer.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
@@ -49,7 +50,7 @@ impl Reply {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Outcome::ClientReset,
             written => {
                 out.drain(..written.unwrap_or_default());
-                let rest = flow.rest(thread, &mut wire, client, &mut out, ended, record);
+                let rest = pin!(flow.rest(thread, &mut wire, client, &mut out, ended, record));
                 tokio::select! {
                     biased;
                     () = thread.gone(&grant.exit) => Outcome::ExitGone,

@@ -15,8 +15,8 @@ const MAX_LABEL: usize = 63;
 pub struct Target {
     /// `host:port` as a CONNECT to the exit has it: IPv6 in brackets.
     authority: Arc<str>,
-    /// Length of the host within it.
-    host: usize,
+    /// Length of the host within it: 255 at most.
+    host: u16,
     /// The address, where the host is one.
     ip: Option<IpAddr>,
     /// The port.
@@ -134,7 +134,7 @@ impl Target {
                 Ok(())
             }
         };
-        let host = authority.len();
+        let host = u16::try_from(authority.len()).map_err(|_| TargetError::Name)?;
         let _ = write!(authority, ":{port}");
         Ok(Self { authority: authority.into(), host, ip, port })
     }
@@ -151,7 +151,7 @@ impl Target {
 
     /// The host: a name, or an address (IPv6 in brackets).
     pub fn host(&self) -> &str {
-        self.authority.get(..self.host).unwrap_or_default()
+        self.authority.get(..usize::from(self.host)).unwrap_or_default()
     }
 
     /// The address, where the host is one. IPv4-mapped ones come as IPv4.

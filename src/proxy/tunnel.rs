@@ -1,5 +1,6 @@
 //! An open tunnel: the client is told, then bytes are relayed until both sides have ended.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -12,10 +13,9 @@ use super::connect::Opened;
 use super::event::Waiter;
 use super::exits::Grant;
 use super::record::{Outcome, Record};
-use super::relay::{End, Ends, Relay};
+use super::relay::{End, Ends, Next, Relay};
 use super::response::Established;
 use super::thread::Thread;
-use super::upstream::write_all;
 use crate::session::Activity;
 
 /// A tunnel that is open on both sides.
@@ -44,33 +44,45 @@ pub(super) enum Greeting {
 }
 
 impl Tunnel {
-    /// Relays until the tunnel ends.
-    pub(super) async fn run(self: Box<Self>, thread: &Rc<Thread>) {
-        // Boxed, so that an open tunnel does not hold the room that its begin and its end take.
-        let Some(mut open) = Box::pin(self.greet(thread)).await else { return };
-        let end = open.relay(thread).await;
-        if let Some(ends) = open.finish(end) {
-            Box::pin(linger(thread, ends)).await;
+    /// Tells the client, and relays until the tunnel ends.
+    // No `async fn`, which would hold what it is given twice.
+    #[allow(clippy::manual_async_fn)]
+    pub(super) fn run(self, thread: Rc<Thread>) -> impl Future<Output = ()> + 'static {
+        let mut open = self.open(&thread);
+        async move {
+            let end = match poll_fn(|cx| open.poll_both(cx, &thread)).await {
+                Next::End(end) => end,
+                // Boxed: few tunnels are half open for long, and all others would hold the room for it.
+                next => Box::pin(open.rest(next, &thread)).await,
+            };
+            // Boxed: only some tunnels end so.
+            let rest = open.finish(end).map(|ends| Box::pin(linger(thread, ends)));
+            if let Some(rest) = rest {
+                rest.await;
+            }
         }
     }
 
-    /// Tells the client; `None` if it does not hear that any more.
-    async fn greet(self: Box<Self>, thread: &Thread) -> Option<Box<Open>> {
-        let Self { client, early, opened: Opened { grant, tunnel }, mut record, greeting } = *self;
-        let ends = Ends::new(client, tunnel.stream);
-        let mut first = if greeting == Greeting::Due {
-            let established = Established {
-                id: record.id,
-                server: &grant.exit.server,
-                country: &grant.exit.country,
-                cold_start: grant.cold_start,
-                waited: grant.waited,
-                idle: grant.idle,
-                expires: grant.expires,
-            };
-            established.bytes()
-        } else {
-            Vec::new()
+    fn open(self, thread: &Thread) -> Open {
+        let Self { client, early, opened: Opened { grant, tunnel }, mut record, greeting } = self;
+        let mut first = match greeting {
+            Greeting::Due => {
+                let established = Established {
+                    id: record.id,
+                    server: &grant.exit.server,
+                    country: &grant.exit.country,
+                    cold_start: grant.cold_start,
+                    waited: grant.waited,
+                    idle: grant.idle,
+                    expires: grant.expires,
+                };
+                established.bytes()
+            }
+            Greeting::Sent | Greeting::None => Vec::new(),
+        };
+        let uncounted = match greeting {
+            Greeting::Due | Greeting::Sent => first.len(),
+            Greeting::None => tunnel.glued.len(),
         };
         first.extend_from_slice(&tunnel.glued);
         if record.status == 0 {
@@ -78,21 +90,21 @@ impl Tunnel {
         }
         record.trail.opened();
         record.on_drop = Outcome::Cut;
-        if write_all(&ends.client, &first).await.is_err() {
-            record.finish(Outcome::ClientReset);
-            return None;
-        }
-        if greeting != Greeting::None {
-            record.add_bytes(0, tunnel.glued.len() as u64);
-        }
         let counted = Counted::new(&thread.counters.tunnels);
         let Grant { exit, active, .. } = grant;
         let gone = Gone {
             exit: thread.gone(&exit),
             account: record.slot.as_ref().map(|slot| thread.account_gone(slot.usage())),
         };
-        let relay = Relay::new(early);
-        Some(Box::new(Open { ends, relay, gone, record, _active: active, _counted: counted }))
+        let relay = Relay::new(early, first, uncounted);
+        Open {
+            ends: Ends::new(client, tunnel.stream),
+            relay,
+            gone,
+            record,
+            _active: active,
+            _counted: counted,
+        }
     }
 }
 
@@ -126,10 +138,17 @@ impl Future for Gone {
 }
 
 impl Open {
-    async fn relay(&mut self, thread: &Thread) -> End {
+    fn poll_both(&mut self, cx: &mut Context<'_>, thread: &Thread) -> Poll<Next> {
+        let Self { ends, relay, gone, record, .. } = self;
+        relay.poll_both(cx, ends, &thread.buffers, gone, &mut |up, down| record.add_bytes(up, down))
+    }
+
+    async fn rest(&mut self, next: Next, thread: &Thread) -> End {
         let Self { ends, relay, gone, record, .. } = self;
         let half_idle = thread.shared.timings.half_idle;
-        relay.run(ends, &thread.buffers, gone, half_idle, &mut |up, down| record.add_bytes(up, down)).await
+        relay
+            .rest(next, ends, &thread.buffers, gone, half_idle, &mut |up, down| record.add_bytes(up, down))
+            .await
     }
 
     /// Ends the record, and closes or resets both sides; what is left of them if the client is to be lingered for.
@@ -158,7 +177,7 @@ impl Open {
     }
 }
 
-async fn linger(thread: &Thread, ends: Ends) {
+async fn linger(thread: Rc<Thread>, ends: Ends) {
     shut(&ends.client);
     thread.linger(&ends.client, TUNNEL_LINGER, usize::MAX).await;
 }
@@ -186,4 +205,24 @@ impl Drop for Counted {
 pub(super) fn shut(stream: &TcpStream) {
     // Fails only on a connection that is gone.
     let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::thread::Connection;
+
+    /// What an idle tunnel takes beside its sockets, its task and a few counters.
+    #[test]
+    fn an_open_tunnel_is_small() {
+        fn size<R>(_: impl FnOnce(Tunnel, Rc<Thread>) -> R) -> usize {
+            size_of::<R>() + size_of::<Rc<Connection>>()
+        }
+        let (open, record) = (size_of::<Open>(), size_of::<Record>());
+        let stage = size(Tunnel::run);
+        assert!(
+            stage <= 512,
+            "{stage} bytes, of them {open} for what is open, of them {record} for the record"
+        );
+    }
 }

@@ -145,11 +145,15 @@ async fn converse(
         let mut answer = pin!(exchange(&stream, exit, target, || trail.step(Step::ConnectSent)));
         match await_answer(exit, answer.as_mut(), shared.timings.silent).await? {
             Some(answer) => Ok(answer),
-            None => tokio::select! {
-                biased;
-                answer = &mut answer => Ok(answer),
-                dead = dead(thread, exit, deadline) => Err(dead),
-            },
+            // Boxed, as all that few tunnels need: none is to hold the room for it.
+            None => {
+                let mut dead = Box::pin(dead(thread, exit, deadline));
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => Ok(answer),
+                    dead = &mut dead => Err(dead),
+                }
+            }
         }
     };
     let answer = match answer {
@@ -177,8 +181,8 @@ async fn converse(
         }
         Ok(Answer::Refused(refusal)) => {
             trail.step(Step::Refused);
-            let dead =
-                refusal.may_be_dead() && shared.checks.verdict(exit, &shared.timings).await == Verdict::Dead;
+            let dead = refusal.may_be_dead()
+                && Box::pin(shared.checks.verdict(exit, &shared.timings)).await == Verdict::Dead;
             Err(if dead { Failure::Dead } else { Failure::Answer(refusal.error(target)) })
         }
     }
@@ -195,12 +199,15 @@ async fn await_answer(
     if let Ok(answer) = timeout(PROMPT.min(silent), &mut answer).await {
         return Ok(Some(answer));
     }
-    tokio::select! {
-        biased;
-        answer = &mut answer => Ok(Some(answer)),
-        () = exit.dead.cancelled() => Err(Failure::Dead),
-        () = tokio::time::sleep_until(deadline) => Ok(None),
-    }
+    Box::pin(async move {
+        tokio::select! {
+            biased;
+            answer = &mut answer => Ok(Some(answer)),
+            () = exit.dead.cancelled() => Err(Failure::Dead),
+            () = tokio::time::sleep_until(deadline) => Ok(None),
+        }
+    })
+    .await
 }
 
 fn silent(thread: &Thread, target: &Target) -> ProxyError {
@@ -236,7 +243,7 @@ async fn exchange(
     target: &Target,
     sent: impl FnOnce(),
 ) -> io::Result<Answer> {
-    send_head(stream, exit, target).await?;
+    write_all(stream, &connect_head(exit, target)).await?;
     sent();
     let mut bytes = Vec::with_capacity(1024);
     // Where the last head begins: there may be interim ones before it (RFC 9110, 15.2).
@@ -251,7 +258,7 @@ async fn exchange(
             Some(Head { length, status, body }) => {
                 bytes.drain(..at + length);
                 // What has come by then says enough, or says nothing.
-                let _ = timeout(BODY, read_body(stream, &mut bytes, body)).await;
+                let _ = Box::pin(timeout(BODY, read_body(stream, &mut bytes, body))).await;
                 return Ok(Answer::Refused(Refusal::read(status, &String::from_utf8_lossy(&bytes))));
             }
             None if bytes.len() >= MAX_HEAD => return Ok(Answer::Refused(Refusal::Other)),
@@ -264,7 +271,7 @@ async fn exchange(
     }
 }
 
-async fn send_head(stream: &TcpStream, exit: &Exit, target: &Target) -> io::Result<()> {
+fn connect_head(exit: &Exit, target: &Target) -> Vec<u8> {
     let (target, authorization) = (target.as_str(), exit.authorization.expose());
     let parts = [
         "CONNECT ",
@@ -277,7 +284,7 @@ async fn send_head(stream: &TcpStream, exit: &Exit, target: &Target) -> io::Resu
     ];
     let mut head = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
     parts.iter().for_each(|part| head.extend_from_slice(part.as_bytes()));
-    write_all(stream, &head).await
+    head
 }
 
 /// Writes everything. A fresh socket takes a head at once, so this is one system call.
@@ -286,7 +293,7 @@ pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Resul
         match stream.try_write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Box::pin(stream.writable()).await?,
             Err(error) => return Err(error),
         }
     }

@@ -12,7 +12,7 @@ use tokio::io::ReadBuf;
 
 use crate::proxy::buffers::{Buffers, Pipe, SIZE};
 
-/// Bytes that one direction moves before others on the thread get their turn.
+/// Bytes that one direction moves before others on the thread get their turn; a splice may take more.
 const TURN: usize = 4 * SIZE;
 
 /// A splice that moves less than this was not worth it: copying goes on.
@@ -49,26 +49,58 @@ pub(super) enum Broken {
 }
 
 /// What was taken from the source and not yet given to the sink.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Held {
-    #[default]
-    Nothing,
     /// `start..end` of a buffer.
     Bytes { buffer: Box<[u8]>, start: usize, end: usize },
     /// What is in a pipe.
     Pipe(Pipe),
 }
 
-/// One direction.
+impl Held {
+    /// Gives the sink all of it. Not to be given again once that has ended.
+    fn poll_give(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut impl Sink,
+        moved: &mut u64,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            let (given, left) = match self {
+                Self::Bytes { buffer, start, end } => {
+                    let given = ready!(sink.poll_write(cx, buffer.get(*start..*end).unwrap_or_default()));
+                    *start += *given.as_ref().unwrap_or(&0);
+                    (given, *start < *end)
+                }
+                Self::Pipe(pipe) => (ready!(sink.poll_drain(cx, pipe)), !pipe.is_empty()),
+            };
+            match given {
+                Ok(n) if n > 0 => *moved += n as u64,
+                Ok(_) | Err(_) => return Poll::Ready(Err(Broken::Sink)),
+            }
+            if !left {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    fn give_back(self, buffers: &Buffers) {
+        match self {
+            Self::Bytes { buffer, .. } => buffers.give(buffer),
+            Self::Pipe(pipe) => buffers.give_pipe(pipe),
+        }
+    }
+}
+
+/// One direction. Two words, since each open tunnel has two of them.
 #[derive(Debug, Default)]
 pub(super) struct Half {
-    held: Held,
+    /// What the sink did not take at once.
+    blocked: Option<Box<Held>>,
     /// The source has ended.
     ended: bool,
     /// The last read was a large one.
     large: bool,
-    /// Bytes given to the sink and not yet reported.
-    moved: u64,
 }
 
 impl Half {
@@ -78,11 +110,12 @@ impl Half {
             return Self::default();
         }
         let end = bytes.len();
-        Self { held: Held::Bytes { buffer: bytes.into_boxed_slice(), start: 0, end }, ..Self::default() }
+        let held = Held::Bytes { buffer: bytes.into_boxed_slice(), start: 0, end };
+        Self { blocked: Some(Box::new(held)), ..Self::default() }
     }
 
-    /// Moves what can be moved now. `Ready(Ok)` once the source has ended and the sink knows; `last` says
-    /// that the sockets are closed next anyway, which tells it as well.
+    /// Moves what can be moved now, and adds to `moved` what the sink took. `Ready(Ok)` once the source has ended and
+    /// the sink knows; `last` says that the sockets are closed next anyway, which tells it as well.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -90,61 +123,47 @@ impl Half {
         sink: &mut impl Sink,
         buffers: &Buffers,
         last: bool,
+        moved: &mut u64,
     ) -> Poll<Result<(), Broken>> {
-        let mut left = TURN;
-        loop {
-            ready!(self.poll_give(cx, sink, buffers))?;
-            if self.ended {
-                // Closing does what a second shutdown would.
-                if last {
-                    return Poll::Ready(Ok(()));
-                }
-                return sink.poll_shutdown(cx).map_err(|_| Broken::Sink);
+        if let Some(held) = &mut self.blocked {
+            ready!(held.poll_give(cx, sink, moved))?;
+            if let Some(held) = self.blocked.take() {
+                held.give_back(buffers);
             }
+        }
+        let mut left = TURN;
+        while !self.ended {
             if left == 0 {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            left = left.saturating_sub(ready!(self.poll_take(cx, source, buffers))?);
-        }
-    }
-
-    /// Gives the sink all that is held.
-    fn poll_give(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut impl Sink,
-        buffers: &Buffers,
-    ) -> Poll<Result<(), Broken>> {
-        loop {
-            let given = match &mut self.held {
-                Held::Nothing => return Poll::Ready(Ok(())),
-                Held::Bytes { buffer, start, end } => {
-                    let given = ready!(sink.poll_write(cx, buffer.get(*start..*end).unwrap_or_default()));
-                    *start += *given.as_ref().unwrap_or(&0);
-                    given
+            let Some((mut held, n)) = ready!(self.poll_take(cx, source, buffers))? else { break };
+            left = left.saturating_sub(n);
+            match held.poll_give(cx, sink, moved) {
+                Poll::Ready(given) => {
+                    held.give_back(buffers);
+                    given?;
                 }
-                Held::Pipe(pipe) => ready!(sink.poll_drain(cx, pipe)),
-            };
-            match given {
-                Ok(n) if n > 0 => self.moved += n as u64,
-                Ok(_) | Err(_) => return Poll::Ready(Err(Broken::Sink)),
-            }
-            match std::mem::take(&mut self.held) {
-                Held::Bytes { buffer, start, end } if start == end => buffers.give(buffer),
-                Held::Pipe(pipe) if pipe.is_empty() => buffers.give_pipe(pipe),
-                held => self.held = held,
+                Poll::Pending => {
+                    self.blocked = Some(Box::new(held));
+                    return Poll::Pending;
+                }
             }
         }
+        // Closing does what a second shutdown would.
+        if last {
+            return Poll::Ready(Ok(()));
+        }
+        sink.poll_shutdown(cx).map_err(|_| Broken::Sink)
     }
 
-    /// Takes what there is, when nothing is held.
+    /// Takes what there is, and how much it is; nothing at the end.
     fn poll_take(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut impl Source,
         buffers: &Buffers,
-    ) -> Poll<Result<usize, Broken>> {
+    ) -> Poll<Result<Option<(Held, usize)>, Broken>> {
         if buffers.splices(self.large)
             && let Some(mut pipe) = buffers.take_pipe()
         {
@@ -152,12 +171,11 @@ impl Half {
                 Poll::Ready(Ok(0)) => {
                     buffers.give_pipe(pipe);
                     self.ended = true;
-                    return Poll::Ready(Ok(0));
+                    return Poll::Ready(Ok(None));
                 }
                 Poll::Ready(Ok(n)) => {
                     self.large = n >= SMALL;
-                    self.held = Held::Pipe(pipe);
-                    return Poll::Ready(Ok(n));
+                    return Poll::Ready(Ok(Some((Held::Pipe(pipe), n))));
                 }
                 // Not from this kind of socket, or not on this kernel: it is read instead.
                 Poll::Ready(Err(error)) if is_unsupported(&error) => buffers.give_pipe(pipe),
@@ -175,19 +193,13 @@ impl Half {
         match polled {
             Poll::Ready(Ok(())) if end > 0 => {
                 self.large = end == SIZE;
-                self.held = Held::Bytes { buffer, start: 0, end };
-                return Poll::Ready(Ok(end));
+                return Poll::Ready(Ok(Some((Held::Bytes { buffer, start: 0, end }, end))));
             }
             Poll::Ready(Ok(())) => self.ended = true,
             Poll::Ready(Err(_)) | Poll::Pending => {}
         }
         buffers.give(buffer);
-        polled.map(|read| read.map(|()| 0).map_err(|_| Broken::Source))
-    }
-
-    /// The bytes given to the sink since this was asked last.
-    pub(super) fn take_moved(&mut self) -> u64 {
-        std::mem::take(&mut self.moved)
+        polled.map(|read| read.map(|()| None).map_err(|_| Broken::Source))
     }
 }
 

@@ -69,7 +69,7 @@ impl Rig {
         let buffers = Rc::new(Buffers::new(MODE.get()));
         let moved = Rc::new(RefCell::new(Bytes::default()));
         let relay = spawn_local({
-            let (mut relay, mut waiter) = (Relay::new(early.to_vec()), gone.waiter());
+            let (mut relay, mut waiter) = (Relay::new(early.to_vec(), Vec::new(), 0), gone.waiter());
             let (buffers, bytes) = (Rc::clone(&buffers), Rc::clone(&moved));
             async move {
                 let mut ends = Ends::new(near_client, near_server);

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::proxy::buffers::SPLICE;
 
 /// What chance has decided on for one run.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +81,7 @@ impl Source for FakeSource {
         if !self.plan.splices {
             return Poll::Ready(Err(ErrorKind::InvalidInput.into()));
         }
-        let n = ready!(self.take(64 * 4096))?;
+        let n = ready!(self.take(SPLICE))?;
         if n > 0 {
             assert_eq!(pipe.fill_with(&self.bytes[self.at..self.at + n]), n);
         }
@@ -182,9 +183,9 @@ fn run(seed: u64, early: usize, plan: Plan, buffers: &Buffers) -> usize {
     let end = loop {
         woken.0.store(false, Ordering::Relaxed);
         let taken = source.at;
-        let polled = half.poll(&mut Context::from_waker(&waker), &mut source, &mut sink, buffers, last);
-        assert!(source.at - taken < TURN + (256 << 10), "one turn took {} bytes", source.at - taken);
-        moved += half.take_moved();
+        let mut cx = Context::from_waker(&waker);
+        let polled = half.poll(&mut cx, &mut source, &mut sink, buffers, last, &mut moved);
+        assert!(source.at - taken < TURN + SPLICE, "one turn took {} bytes", source.at - taken);
         assert_eq!(moved, sink.got.len() as u64, "what is reported is what was given");
         if let Poll::Ready(end) = polled {
             break end;
@@ -192,7 +193,7 @@ fn run(seed: u64, early: usize, plan: Plan, buffers: &Buffers) -> usize {
         let again = woken.0.load(Ordering::Relaxed);
         assert!(again || source.waited_for || sink.waited_for, "it waits for nobody");
         if source.waited_for {
-            assert!(matches!(half.held, Held::Nothing), "an idle direction holds something");
+            assert!(half.blocked.is_none(), "an idle direction holds something");
             assert_eq!(sink.got.len(), source.at, "it reads on before what it has is given");
         }
         if source.waited_for && (!again || rng.random_bool(0.7)) {
