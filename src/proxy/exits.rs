@@ -1,7 +1,6 @@
 //! What the proxy wants of the session table, and nothing more: an exit for a session, and a way to say
 //! that one does not work. A trait, so that the data path can be tested without a cluster.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::address::ByAddress;
 use super::event::{Event, Waiter};
 use crate::accounts::Usage;
 use crate::identity::Account;
@@ -137,7 +137,7 @@ impl Ends for Usage {
 /// all threads and takes a lock on every look; here one task a thread waits for it.
 pub(super) struct Watches<T> {
     /// By the address of what is watched, which is unique while the entry holds it.
-    by_address: HashMap<usize, Watch<T>>,
+    by_address: ByAddress<Watch<T>>,
 }
 
 struct Watch<T> {
@@ -148,7 +148,7 @@ struct Watch<T> {
 
 impl<T> Default for Watches<T> {
     fn default() -> Self {
-        Self { by_address: HashMap::new() }
+        Self { by_address: ByAddress::default() }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::selector::Limits;
 use crate::servers::Catalogue;
 use crate::session::Sessions;
 
+mod address;
 pub mod buffers;
 mod check;
 pub mod chunks;
@@ -59,6 +60,7 @@ mod reply;
 mod response;
 mod rewrite;
 mod socket;
+mod stage;
 pub mod target;
 mod thread;
 pub mod trail;

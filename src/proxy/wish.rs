@@ -2,13 +2,13 @@
 //! may do; remembered for as long as the list and the accounts are the same. The password check remembers logins by header, so a client that keeps
 //! its credentials costs one parse a thread.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::address::ByAddress;
 use super::error::ProxyError;
 use crate::accounts::{Accounts, Policy};
 use crate::identity::{AuthError, Login};
@@ -44,7 +44,7 @@ pub(super) struct Wishes {
     /// `IDLE_TIMEOUT`, which an account's maximum may be below.
     idle: Duration,
     /// By the login's address, which is unique while the entry holds the login.
-    by_login: HashMap<usize, (Arc<Login>, Rc<Wish>)>,
+    by_login: ByAddress<(Arc<Login>, Rc<Wish>)>,
 }
 
 impl Wishes {
@@ -56,7 +56,7 @@ impl Wishes {
     ) -> Self {
         let catalogue = Arc::clone(&catalogues.borrow_and_update());
         let accounts = Arc::clone(&accounts_of.borrow_and_update());
-        Self { catalogues, catalogue, accounts_of, accounts, idle, by_login: HashMap::new() }
+        Self { catalogues, catalogue, accounts_of, accounts, idle, by_login: ByAddress::default() }
     }
 
     /// The accounts as they are now.
