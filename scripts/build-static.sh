@@ -42,7 +42,9 @@ if [ "$cpu" != "$machine" ]; then
     name=${triple//-/_}
     settings+=("CARGO_TARGET_${name^^}_LINKER=$compiler" "CC_$name=$compiler")
 fi
+# Kernels for arm64 have pages of up to 64 KiB, and jemalloc is built for one size at most.
+[ "$cpu" != aarch64 ] || settings+=(JEMALLOC_SYS_WITH_LG_PAGE=16)
 # With --target, so that the flags are for the program and not for what only helps to build it.
-run env "${settings[@]}" cargo build --locked --profile dist --no-default-features --bin gluetun-gateway \
+run env "${settings[@]}" cargo build --locked --profile dist --no-default-features --features jemalloc --bin gluetun-gateway \
     --manifest-path "$root/Cargo.toml" --target "$triple" --target-dir "$target_dir"
 echo "$target_dir/$triple/dist/gluetun-gateway"
