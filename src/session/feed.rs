@@ -19,12 +19,8 @@ use super::ensure::{Ensure, RETRY, note, renew};
 use super::pod::{POD_SELECTOR, PodView};
 use super::renewal::Renewals;
 use super::sessions::{Command, Sessions, Shared};
-use super::watch::Pauses;
+use super::watch::{Pauses, WATCH_SECONDS};
 use crate::metrics::Metrics;
-
-/// How long the API server keeps a watch open. Load balancers in front of API servers drop connections
-/// that are idle for 240 s without a word; a bookmark comes each minute only from a busy server.
-const WATCH_TIMEOUT_SECONDS: u32 = 120;
 
 /// The control plane's side of the sessions: run it until the end, or nobody gets an exit.
 #[derive(Debug)]
@@ -123,7 +119,7 @@ where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
     K::DynamicType: Default + Clone,
 {
-    let config = watcher::Config::default().labels(selector).timeout(WATCH_TIMEOUT_SECONDS);
+    let config = watcher::Config::default().labels(selector).timeout(WATCH_SECONDS);
     watcher(api, config).backoff(Pauses::default())
 }
 
