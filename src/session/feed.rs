@@ -66,7 +66,9 @@ impl Driver {
                     Some(event) = pods.next() => folds.0.event(&self.shared, event),
                     Some(event) = claims.next() => folds.1.event(&self.shared, event),
                     Some(command) = self.commands.recv() => self.command(&mut tasks, &leases, command),
-                    Some(_) = tasks.join_next() => {}
+                    Some(ended) = tasks.join_next() => if let Err(error) = ended {
+                        tracing::error!(%error, "a task of a session broke");
+                    },
                     () = &mut renewing => {}
                 }
                 if folds.0.listed && folds.1.listed {
