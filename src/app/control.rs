@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::supervise::Tasks;
@@ -33,9 +34,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long the last activity of sessions may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// How long the sessions and the controller have to end. With the admin port's second it stays below what
-/// the settings keep of the pod's grace period (7 s, 2 of them for what is cut).
+/// How long the sessions and the controller have to end. With the admin port's second it stays below
+/// [`END`].
 const STOP: Duration = Duration::from_millis(3500);
+
+/// How long all of the control plane has to end, what is left of starts that were given up included: what
+/// the settings keep of the pod's grace period is 7 s, 2 of them for what is cut.
+const END: Duration = Duration::from_secs(5);
 
 /// Username of the pod that the API server is asked about at start.
 const PREFLIGHT: &str = "preflight";
@@ -178,7 +183,7 @@ impl Control {
                 catalogue: shared.catalogue.clone(),
                 failures: shared.failures.clone(),
                 refresher,
-                manager,
+                manager: manager.clone(),
                 tokens,
             });
             admin::serve(admin, router, stop_admin.clone())
@@ -231,10 +236,14 @@ impl Control {
         // 3. The control plane: last renewals written, leadership given up. The admin port is last, so
         // that the end can be watched.
         stop.cancel();
+        let end = Instant::now() + END;
         tasks.stop(&["sessions", "controller"], STOP).await;
         failed |= !joined(proxy).await;
         stop_admin.cancel();
         tasks.stop(&["admin"], STOP).await;
+        if tokio::time::timeout_at(end, manager.finish()).await.is_err() {
+            tracing::warn!("claims of starts that were given up are left to the leader");
+        }
         let exit = if failed || tasks.failed() { Exit::Failed } else { Exit::Clean };
         tracing::info!(code = exit.code(), "ended");
         exit
