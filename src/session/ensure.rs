@@ -120,7 +120,7 @@ impl Ensure {
                     if looked.elapsed() >= LOOK_AGAIN && !self.shared.index().is_seen(&claim.name) =>
                 {
                     looked = Instant::now();
-                    self.look(claim).await
+                    self.get().await
                 }
                 State::Waiting { .. } | State::Ready { .. } => Ok(()),
                 State::Rejected { reason, .. } => {
@@ -197,7 +197,7 @@ impl Ensure {
         }
     }
 
-    /// Reads the claim, and notes that it is gone if it is.
+    /// Reads the claim, and notes that it is gone if it is, or another one in its place.
     async fn get(&self) -> Result<(), ApiError> {
         let found =
             call(&self.shared.metrics, Verb::Get, CALL_LIMIT, self.leases.get_opt(&self.entry.name)).await?;
@@ -209,16 +209,6 @@ impl Ensure {
                     self.gone(claim);
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// Whether a claim that no watch has shown yet is still there.
-    async fn look(&self, claim: &Claim) -> Result<(), ApiError> {
-        self.get().await?;
-        // Made anew by someone else: the old one is gone, whatever the watch says later.
-        if self.entry.state().claim().is_some_and(|now| now.uid != claim.uid) {
-            self.gone(claim);
         }
         Ok(())
     }

@@ -35,6 +35,12 @@ impl World {
     }
 
     fn claim_with(&mut self, change: impl FnOnce(&mut Lease)) {
+        let claim = self.next_claim(change);
+        self.shared.index().apply_claim(&self.shared.table, claim, true);
+    }
+
+    /// A newer version of the claim, not told to anyone.
+    fn next_claim(&mut self, change: impl FnOnce(&mut Lease)) -> Claim {
         let key = key();
         let mut lease = NewClaim {
             key: &key,
@@ -50,8 +56,15 @@ impl World {
         lease.metadata.creation_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()));
         change(&mut lease);
-        let claim = Claim::read(&lease).unwrap();
-        self.shared.index().apply_claim(&self.shared.table, claim, true);
+        Claim::read(&lease).unwrap()
+    }
+
+    /// A claim that is past three quarters of its idle timeout.
+    fn quiet_claim(&mut self) {
+        let old = SystemTime::now() - Duration::from_secs(226);
+        self.claim_with(|lease| {
+            lease.spec.get_or_insert_default().renew_time = Some(super::claim::micro_time(old));
+        });
     }
 
     pub(super) fn claim(&mut self) {
@@ -372,10 +385,7 @@ async fn a_replicas_word_that_an_exit_must_be_replaced_holds_for_all() {
 async fn a_claim_that_went_long_without_renewal_is_no_hit() {
     let mut world = World::new();
     world.pod(0, true);
-    let old = SystemTime::now() - Duration::from_secs(226);
-    world.claim_with(|lease| {
-        lease.spec.get_or_insert_default().renew_time = Some(super::claim::micro_time(old));
-    });
+    world.quiet_claim();
     assert!(world.sessions.hit(&key()).is_none(), "older than three quarters of 300 s");
     world.claim();
     assert!(world.sessions.hit(&key()).is_some());
@@ -420,6 +430,34 @@ async fn what_is_known_to_be_gone_is_kept_until_the_watch_has_shown_it() {
     assert_eq!(remove(&world, true), 0);
     // The watch was first: there is nothing to keep.
     assert_eq!(remove(&world, false), 0);
+}
+
+#[tokio::test]
+async fn a_claim_made_anew_between_two_events_ends_what_the_old_one_had() {
+    const OTHER: &str = "11111111-2222-4333-8444-555555555555";
+    for seen in [true, false] {
+        let mut world = World::new();
+        world.claim();
+        world.pod(0, true);
+        let old = world.sessions.hit(&key()).unwrap();
+        old.exit.traffic.add_up(7);
+        let password = Secret::from("open-sesame".to_owned());
+        assert!(world.sessions.by_pod_credentials("pod.0", &password).is_some());
+        let late = world.next_claim(|_| {});
+        let anew = world.next_claim(|lease| lease.metadata.uid = Some(OTHER.to_owned()));
+        world.shared.index().apply_claim(&world.shared.table, anew, seen);
+        assert!(old.exit.gone.is_cancelled());
+        assert!(world.sessions.by_pod_credentials("pod.0", &password).is_none());
+        assert_eq!(world.shared.index().traffic(UID), (0, 0));
+        assert_eq!(world.shared.index().is_seen(&key().claim_name()), seen);
+        assert!(matches!(world.state(), State::Waiting { claim, pod: None } if claim.uid == OTHER));
+        // What comes late of the old one does not bring it back.
+        world.shared.index().apply_claim(&world.shared.table, late, true);
+        assert_eq!(world.state().claim().unwrap().uid, OTHER);
+        world.shared.index().remove_claim(&world.shared.table, &key().claim_name(), UID, true);
+        assert_eq!(world.state().claim().unwrap().uid, OTHER);
+        assert_eq!(world.shared.index().gone(), 0);
+    }
 }
 
 #[tokio::test]
