@@ -67,6 +67,17 @@ impl World {
         });
     }
 
+    /// A request that does not wait, and that has asked for the claim to be renewed.
+    async fn unwilling(&mut self) -> tokio::task::JoinHandle<Result<super::Acquired, AcquireError>> {
+        let sessions = self.sessions.clone();
+        let asking =
+            tokio::spawn(
+                async move { sessions.acquire(&key(), &Lifetimes::default(), Instant::now()).await },
+            );
+        assert!(matches!(self.commands.recv().await, Some(Command::Ensure(_))));
+        asking
+    }
+
     pub(super) fn claim(&mut self) {
         self.claim_with(|_| {});
     }
@@ -342,6 +353,48 @@ async fn a_request_that_does_not_wait_starts_the_exit_and_is_told_so() {
     let error = world.sessions.acquire(&key(), &Lifetimes::default(), Instant::now()).await.unwrap_err();
     assert_eq!(error, AcquireError::Starting { retry_after: Duration::from_secs(3) });
     assert!(matches!(world.commands.try_recv(), Ok(Command::Ensure(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_does_not_wait_gets_an_exit_whose_claim_is_only_to_be_renewed() {
+    let starting = Err(AcquireError::Starting { retry_after: Duration::from_secs(3) });
+    let told = |answer: Result<super::Acquired, _>| answer.map(|acquired| acquired.exit.pod.to_string());
+
+    let mut world = World::new();
+    world.pod(0, true);
+    world.quiet_claim();
+    let asking = world.unwilling().await;
+    world.claim();
+    assert_eq!(told(asking.await.unwrap()), Ok(pod_name(UID, 0)));
+
+    // The renewal finds that it is gone.
+    let mut world = World::new();
+    world.pod(0, true);
+    world.quiet_claim();
+    let asking = world.unwilling().await;
+    let before = Instant::now();
+    world.shared.index().remove_claim(&world.shared.table, &key().claim_name(), UID, false);
+    assert_eq!(told(asking.await.unwrap()), starting);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+
+    // It is not answered: the exit is used as it is.
+    let mut world = World::new();
+    world.pod(0, true);
+    world.quiet_claim();
+    let asking = world.unwilling().await;
+    let before = Instant::now();
+    assert_eq!(told(asking.await.unwrap()), Ok(pod_name(UID, 0)));
+    assert!(before.elapsed() <= Duration::from_secs(3), "{:?}", before.elapsed());
+
+    // One that is past its `ttl` is no exit for new requests.
+    let mut world = World::new();
+    world.pod(0, true);
+    let past = super::claim::format_time(SystemTime::now() - Duration::from_secs(1));
+    world.claim_with(|lease| annotate(lease, note::EXPIRES, past));
+    let asking = world.unwilling().await;
+    let before = Instant::now();
+    assert_eq!(told(asking.await.unwrap()), starting);
+    assert_eq!(before.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
