@@ -21,6 +21,8 @@
 pub mod accounts;
 pub mod admin;
 pub mod app;
+#[cfg(test)]
+mod clock;
 pub mod config;
 pub mod controller;
 pub mod drain;

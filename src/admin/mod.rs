@@ -17,6 +17,7 @@ mod probes;
 mod response;
 mod server;
 mod servers;
+mod stall;
 mod start;
 mod status;
 mod tokens;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::supervise::Tasks;
@@ -24,6 +25,7 @@ use crate::preflight::{Finding, Preflight, Verdict};
 use crate::proxy::Proxy;
 use crate::readiness::Condition;
 use crate::servers::{Catalogue, Keeper};
+use crate::session::watch::SILENCE;
 use crate::session::{Driver, Manager};
 
 /// How long connecting to the API server may take on the path of a request: kube's own limit is 30 s.
@@ -32,9 +34,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long the last activity of sessions may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// How long the sessions and the controller have to end. With the admin port's second it stays below what
-/// the settings keep of the pod's grace period (7 s, 2 of them for what is cut).
+/// How long the sessions and the controller have to end. With the admin port's second it stays below
+/// [`END`].
 const STOP: Duration = Duration::from_millis(3500);
+
+/// How long all of the control plane has to end, what is left of starts that were given up included: what
+/// the settings keep of the pod's grace period is 7 s, 2 of them for what is cut.
+const END: Duration = Duration::from_secs(5);
 
 /// Username of the pod that the API server is asked about at start.
 const PREFLIGHT: &str = "preflight";
@@ -74,7 +80,7 @@ pub(super) struct Control {
     pub(super) preflight: bool,
 }
 
-/// The two clients of one API server.
+/// The two clients of one API server. Both watch: the controller with the first, the sessions with the other.
 struct Clients {
     /// For the path of a request and the leader's writes: a failure is told at once, and whoever asked
     /// decides. kube's own retries would go on for three minutes.
@@ -84,7 +90,10 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(config: kube::Config) -> Result<Self, kube::Error> {
+    fn new(mut config: kube::Config) -> Result<Self, kube::Error> {
+        config.read_timeout = Some(SILENCE);
+        // Counted from the request, not from when its connection fell idle.
+        config.reset_reader_on_write = true;
         let mut quick = config.clone();
         quick.default_retry = false;
         quick.connect_timeout = Some(CONNECT);
@@ -174,7 +183,7 @@ impl Control {
                 catalogue: shared.catalogue.clone(),
                 failures: shared.failures.clone(),
                 refresher,
-                manager,
+                manager: manager.clone(),
                 tokens,
             });
             admin::serve(admin, router, stop_admin.clone())
@@ -227,10 +236,14 @@ impl Control {
         // 3. The control plane: last renewals written, leadership given up. The admin port is last, so
         // that the end can be watched.
         stop.cancel();
+        let end = Instant::now() + END;
         tasks.stop(&["sessions", "controller"], STOP).await;
         failed |= !joined(proxy).await;
         stop_admin.cancel();
         tasks.stop(&["admin"], STOP).await;
+        if tokio::time::timeout_at(end, manager.finish()).await.is_err() {
+            tracing::warn!("claims of starts that were given up are left to the leader");
+        }
         let exit = if failed || tasks.failed() { Exit::Failed } else { Exit::Clean };
         tracing::info!(code = exit.code(), "ended");
         exit
@@ -310,4 +323,130 @@ async fn tell_loaded(mut catalogue: watch::Receiver<Arc<Catalogue>>, loaded: Con
         loaded.met();
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::Api;
+    use kube::runtime::WatchStreamExt;
+    use kube::runtime::watcher::{self, Event, watcher};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::clock::hold;
+    use crate::session::watch::{Pauses, WATCH_SECONDS};
+
+    /// An API server of the test's own, and the clients of it.
+    async fn server() -> (tokio::net::TcpListener, [kube::Client; 2]) {
+        // Another test may have been first.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let Clients { requests, patient } = Clients::new(kube::Config::new(url)).unwrap();
+        (listener, [requests, patient])
+    }
+
+    fn watch(client: kube::Client) -> impl futures::Stream<Item = watcher::Result<Event<Pod>>> {
+        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        watcher(Api::namespaced(client, "vpn"), config).backoff(Pauses::default())
+    }
+
+    /// The head of the next request.
+    async fn head(stream: &mut TcpStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// Answers a list; the watch comes on a connection of its own.
+    async fn list(mut stream: TcpStream) {
+        let stream = &mut stream;
+        let asked = head(stream).await;
+        assert!(
+            asked.starts_with("GET /api/v1/namespaces/vpn/pods?") && !asked.contains("watch="),
+            "{asked}"
+        );
+        let list = r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{list}",
+            list.len()
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    /// The next connection; within an hour, so that a test that waits in vain fails.
+    async fn next(listener: &tokio::net::TcpListener) -> TcpStream {
+        let next = tokio::time::timeout(Duration::from_secs(3600), listener.accept()).await;
+        next.expect("a connection").unwrap().0
+    }
+
+    /// Lets the time pass for which a client waits, and the pause before it tries again, which begins once
+    /// word of it has gone through some tasks.
+    async fn silence() {
+        advance(SILENCE).await;
+        for _ in 0..20 {
+            advance(Pauses::default().next().unwrap()).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_and_a_watch_that_are_never_answered_are_asked_for_again() {
+        let _held = hold();
+        let (listener, clients) = server().await;
+        for client in clients {
+            let watching = tokio::spawn(watch(client).for_each(|_| async {}));
+            let mut unanswered = next(&listener).await;
+            assert!(!head(&mut unanswered).await.contains("watch="));
+            silence().await;
+            list(next(&listener).await).await;
+            let mut unanswered = next(&listener).await;
+            assert!(head(&mut unanswered).await.contains("watch=true"));
+            silence().await;
+            assert!(head(&mut next(&listener).await).await.contains("watch=true"));
+            watching.abort();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_on_which_nothing_happens_lives_as_long_as_the_server_lets_it() {
+        let _held = hold();
+        let (listener, clients) = server().await;
+        for client in clients {
+            let (told, mut events) = tokio::sync::mpsc::unbounded_channel();
+            let watching = tokio::spawn(watch(client).for_each(move |event| {
+                let told = told.send(event.map_err(|error| error.to_string()));
+                async move { told.unwrap() }
+            }));
+            list(next(&listener).await).await;
+            let mut stream = next(&listener).await;
+            assert!(head(&mut stream).await.contains("watch=true"));
+            let opened =
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(opened).await.unwrap();
+            let mut tell = async |name: &str| {
+                let meta = format!(r#"{{"name":"{name}","resourceVersion":"2"}}"#);
+                let pod = format!(r#"{{"apiVersion":"v1","kind":"Pod","metadata":{meta}}}"#);
+                let event = format!("{{\"type\":\"ADDED\",\"object\":{pod}}}\n");
+                let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+                stream.write_all(chunk.as_bytes()).await.unwrap();
+                loop {
+                    match events.recv().await.unwrap() {
+                        Ok(Event::Init | Event::InitDone) => {}
+                        Ok(Event::Apply(pod)) => return assert_eq!(pod.metadata.name.as_deref(), Some(name)),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            };
+            tell("early").await;
+            advance(Duration::from_secs(u64::from(WATCH_SECONDS))).await;
+            tell("late").await;
+            watching.abort();
+        }
+    }
 }

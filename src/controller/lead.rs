@@ -39,11 +39,7 @@ use crate::metrics::Metrics;
 use crate::session::api::ApiError;
 use crate::session::claim::CLAIM_SELECTOR;
 use crate::session::pod::{POD_SELECTOR, PodState};
-use crate::session::watch::Pauses;
-
-/// After how long the API server ends a watch, so that one that has silently died is noticed. Below the
-/// idle limits of the usual load balancers.
-const WATCH_SECONDS: u32 = 120;
+use crate::session::watch::{Pauses, WATCH_SECONDS};
 
 /// Calls to the API at once.
 const CALLS: usize = 16;

@@ -16,7 +16,7 @@ use super::api::{ApiError, ForbiddenKind, Verb, call, missing_right};
 use super::claim::{self, Claim, NewClaim, Replace};
 use super::pod::{HEALTH_PORT, PodView, Stage};
 use super::probe::{Health, health};
-use super::sessions::Shared;
+use super::sessions::{Shared, scopeguard};
 use super::table::{ControlError, Entry, State, is_expired};
 
 /// Each call's limit: a held request must have time for another try.
@@ -50,8 +50,10 @@ impl Ensure {
     /// Runs until nobody waits any more; at least once, for a request that does not wait.
     pub(super) async fn run(self) {
         loop {
+            // Also when it panics: whoever comes next has it taken up anew.
+            let ensuring = scopeguard(|| self.entry.ensuring.store(false, Ordering::Release));
             self.hold().await;
-            self.entry.ensuring.store(false, Ordering::Release);
+            drop(ensuring);
             // Someone may have come between the last look and the store, and found the flag set.
             if self.entry.waiters() == 0 || self.entry.ensuring.swap(true, Ordering::AcqRel) {
                 break;
@@ -118,7 +120,7 @@ impl Ensure {
                     if looked.elapsed() >= LOOK_AGAIN && !self.shared.index().is_seen(&claim.name) =>
                 {
                     looked = Instant::now();
-                    self.look(claim).await
+                    self.get().await
                 }
                 State::Waiting { .. } | State::Ready { .. } => Ok(()),
                 State::Rejected { reason, .. } => {
@@ -195,7 +197,7 @@ impl Ensure {
         }
     }
 
-    /// Reads the claim, and notes that it is gone if it is.
+    /// Reads the claim, and notes that it is gone if it is, or another one in its place.
     async fn get(&self) -> Result<(), ApiError> {
         let found =
             call(&self.shared.metrics, Verb::Get, CALL_LIMIT, self.leases.get_opt(&self.entry.name)).await?;
@@ -207,16 +209,6 @@ impl Ensure {
                     self.gone(claim);
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// Whether a claim that no watch has shown yet is still there.
-    async fn look(&self, claim: &Claim) -> Result<(), ApiError> {
-        self.get().await?;
-        // Made anew by someone else: the old one is gone, whatever the watch says later.
-        if self.entry.state().claim().is_some_and(|now| now.uid != claim.uid) {
-            self.gone(claim);
         }
         Ok(())
     }
@@ -378,4 +370,38 @@ pub(super) fn note(entry: &Entry, error: &ApiError) {
         tracing::debug!(session = %entry.name, %error, "a request for a session failed");
     }
     entry.set_control_error(Some(kept));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sessions::Command;
+    use super::super::tests::World;
+    use super::*;
+    use crate::selector::{Lifetimes, SessionKey};
+
+    /// A client that panics with each request.
+    fn broken() -> kube::Client {
+        fn answer() -> std::io::Result<http::Response<kube::client::Body>> {
+            panic!("for the test")
+        }
+        kube::Client::new(tower::service_fn(|_: http::Request<kube::client::Body>| async { answer() }), "vpn")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_whose_task_panicked_is_taken_up_by_the_next_request() {
+        let mut world = World::new();
+        for _ in 0..2 {
+            let sessions = world.sessions.clone();
+            let waiting = tokio::spawn(async move {
+                let key = SessionKey::parse_canonical("demo-country-se").unwrap();
+                sessions.acquire(&key, &Lifetimes::default(), Instant::now() + CALL_LIMIT * 30).await
+            });
+            let asked = tokio::time::timeout(CALL_LIMIT, world.commands.recv()).await;
+            let Ok(Some(Command::Ensure(entry))) = asked else { panic!("nobody looks after it") };
+            let leases = Api::namespaced(broken(), "vpn");
+            let ensure = Ensure { shared: Arc::clone(&world.shared), leases, entry };
+            assert!(tokio::spawn(ensure.run()).await.unwrap_err().is_panic());
+            waiting.abort();
+        }
+    }
 }

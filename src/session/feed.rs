@@ -19,12 +19,8 @@ use super::ensure::{Ensure, RETRY, note, renew};
 use super::pod::{POD_SELECTOR, PodView};
 use super::renewal::Renewals;
 use super::sessions::{Command, Sessions, Shared};
-use super::watch::Pauses;
+use super::watch::{Pauses, WATCH_SECONDS};
 use crate::metrics::Metrics;
-
-/// How long the API server keeps a watch open. Load balancers in front of API servers drop connections
-/// that are idle for 240 s without a word; a bookmark comes each minute only from a busy server.
-const WATCH_TIMEOUT_SECONDS: u32 = 120;
 
 /// The control plane's side of the sessions: run it until the end, or nobody gets an exit.
 #[derive(Debug)]
@@ -70,7 +66,9 @@ impl Driver {
                     Some(event) = pods.next() => folds.0.event(&self.shared, event),
                     Some(event) = claims.next() => folds.1.event(&self.shared, event),
                     Some(command) = self.commands.recv() => self.command(&mut tasks, &leases, command),
-                    Some(_) = tasks.join_next() => {}
+                    Some(ended) = tasks.join_next() => if let Err(error) = ended {
+                        tracing::error!(%error, "a task of a session broke");
+                    },
                     () = &mut renewing => {}
                 }
                 if folds.0.listed && folds.1.listed {
@@ -123,7 +121,7 @@ where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
     K::DynamicType: Default + Clone,
 {
-    let config = watcher::Config::default().labels(selector).timeout(WATCH_TIMEOUT_SECONDS);
+    let config = watcher::Config::default().labels(selector).timeout(WATCH_SECONDS);
     watcher(api, config).backoff(Pauses::default())
 }
 

@@ -62,15 +62,23 @@ impl Index {
         if self.gone.contains(&claim.uid) {
             return;
         }
-        if seen {
+        let known = self.claims.get(&claim.name);
+        let same = known.is_some_and(|known| known.uid == claim.uid);
+        if seen && same {
             self.unseen.remove(&claim.name);
-        } else if !self.claims.contains_key(&claim.name) {
-            self.unseen.insert(claim.name.clone());
         }
-        let known = self.claims.get(&claim.name).filter(|known| known.uid == claim.uid);
+        // Of two claims of one name too: all versions of a kind of object are of one counter.
         if known.is_some_and(|known| is_older(&claim.resource_version, &known.resource_version)) {
             return;
         }
+        // Deleted and made anew between two events.
+        if let Some(old) = known.filter(|_| !same).cloned() {
+            self.remove_claim(table, &old.name, &old.uid, seen);
+        }
+        if !seen && !same {
+            self.unseen.insert(claim.name.clone());
+        }
+        let known = self.claims.get(&claim.name);
         if known.is_none_or(|known| known.renewed != claim.renewed || known.pinned != claim.pinned) {
             let age = SystemTime::now().duration_since(claim.renewed).unwrap_or_default();
             table.entry(&claim.key).renewed(&claim, age);

@@ -8,6 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
+use tokio_util::task::TaskTracker;
 
 use super::api::{ApiError, Verb, call};
 use super::claim;
@@ -29,6 +30,8 @@ pub struct Manager {
     sessions: Sessions,
     leases: Api<Lease>,
     pods: Api<Pod>,
+    /// Deletions that nobody waits for, save for the end.
+    giving_up: TaskTracker,
 }
 
 impl std::fmt::Debug for Manager {
@@ -41,7 +44,8 @@ impl Manager {
     /// One for that namespace. `client` has none of kube's own retries.
     pub fn new(sessions: Sessions, client: Client, namespace: &str) -> Self {
         let leases = Api::namespaced(client.clone(), namespace);
-        Self { sessions, leases, pods: Api::namespaced(client, namespace) }
+        let pods = Api::namespaced(client, namespace);
+        Self { sessions, leases, pods, giving_up: TaskTracker::new() }
     }
 
     /// Pins the claim of a started pod: it then lives until it is destroyed.
@@ -80,13 +84,31 @@ impl Manager {
             return;
         };
         let (shared, leases) = (Arc::clone(&self.sessions.0), self.leases.clone());
-        runtime.spawn(async move {
+        let deletion = async move {
             let Kept { name, uid } = kept;
             if delete_claim(&shared, &leases, &name, Some(&uid)).await {
                 shared.index().remove_claim(&shared.table, &name, &uid, false);
                 tracing::info!(session = name, "the client left before it had its answer: pod given up");
             }
-        });
+        };
+        self.giving_up.spawn_on(deletion, &runtime);
+    }
+
+    /// Waits, at the end, until everything that was given up is deleted: what [`Manager::give_up`] has
+    /// begun, and the claims of starts that were abandoned, since what looked after those has ended. Takes
+    /// as long as the API server is away.
+    pub async fn finish(&self) {
+        let shared = &self.sessions.0;
+        for entry in shared.table.all().into_iter().filter(|entry| entry.is_abandoned()) {
+            let (shared, leases) = (Arc::clone(shared), self.leases.clone());
+            self.giving_up.spawn(async move {
+                if delete_claim(&shared, &leases, &entry.name, None).await {
+                    tracing::info!(session = %entry.name, "start given up, claim deleted");
+                }
+            });
+        }
+        self.giving_up.close();
+        self.giving_up.wait().await;
     }
 
     /// The pod of ours with that id, save for one that is ending: from what the watch has shown, else

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::{Reason, ReasonKind, Replace};
+use super::ensure::CALL_LIMIT;
 use super::exit::Exit;
 use super::failure::{AcquireError, FailureClass, code};
 use super::index::Index;
@@ -17,7 +18,7 @@ use super::login::WAITING_LOGINS;
 use super::pod::PodView;
 use super::progress::{Follow, Progress};
 use super::table::{
-    Activity, ControlError, Crowded, Entry, State, Table, Terms, WAITERS, WAITERS_PER_SESSION,
+    Activity, ControlError, Crowded, Entry, State, Table, Terms, WAITERS, WAITERS_PER_SESSION, is_expired,
 };
 use crate::identity::Account;
 use crate::metrics::Metrics;
@@ -80,6 +81,13 @@ pub(super) enum Command {
     Replace { entry: Arc<Entry>, claim_uid: Arc<str>, replace: Replace },
 }
 
+/// How long a request that has no time waits for the renewal of a claim whose exit is there: as long as one
+/// attempt may take. After that the exit is used as it is.
+const RENEWAL: Duration = CALL_LIMIT;
+
+/// How long an exit may be used without the renewal that was not answered.
+const EXCUSED: Duration = Duration::from_secs(1);
+
 /// How long a start takes as long as none was seen.
 const USUAL_START: Duration = Duration::from_secs(3);
 
@@ -134,7 +142,9 @@ impl Sessions {
     }
 
     /// The exit of a session: at once where it has one, else the session is claimed and the request held
-    /// until `deadline`. Dropping the future ends this wait alone, never the start.
+    /// until `deadline`. Where it has one whose claim must be renewed before it is used, that is waited for
+    /// though the deadline be past, for a few seconds at most. Dropping the future ends this wait alone,
+    /// never the start.
     ///
     /// # Errors
     ///
@@ -183,13 +193,19 @@ impl Sessions {
                 return Err(error);
             }
             came_later = false;
-            if deadline <= begun {
+            // An exit whose claim is only to be renewed first is there already.
+            let renewing = matches!(&now, State::Ready { claim, .. } if !is_expired(claim));
+            let until = if renewing { deadline.max(begun + RENEWAL) } else { deadline };
+            if until <= begun {
                 return Err(unwilling(&now, self.0.usual_start()));
             }
             tokio::select! {
                 changed = state.changed() => if changed.is_err() { return Err(AcquireError::ShuttingDown) },
-                () = tokio::time::sleep_until(deadline) => {
-                    return Err(timed_out(&now, entry.control_error(), self.0.usual_start()));
+                () = tokio::time::sleep_until(until) => {
+                    if !renewing {
+                        return Err(timed_out(&now, entry.control_error(), self.0.usual_start()));
+                    }
+                    entry.excuse(EXCUSED);
                 }
                 () = self.0.closing.cancelled() => return Err(AcquireError::ShuttingDown),
             }

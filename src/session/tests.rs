@@ -35,6 +35,12 @@ impl World {
     }
 
     fn claim_with(&mut self, change: impl FnOnce(&mut Lease)) {
+        let claim = self.next_claim(change);
+        self.shared.index().apply_claim(&self.shared.table, claim, true);
+    }
+
+    /// A newer version of the claim, not told to anyone.
+    fn next_claim(&mut self, change: impl FnOnce(&mut Lease)) -> Claim {
         let key = key();
         let mut lease = NewClaim {
             key: &key,
@@ -50,8 +56,26 @@ impl World {
         lease.metadata.creation_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()));
         change(&mut lease);
-        let claim = Claim::read(&lease).unwrap();
-        self.shared.index().apply_claim(&self.shared.table, claim, true);
+        Claim::read(&lease).unwrap()
+    }
+
+    /// A claim that is past three quarters of its idle timeout.
+    fn quiet_claim(&mut self) {
+        let old = SystemTime::now() - Duration::from_secs(226);
+        self.claim_with(|lease| {
+            lease.spec.get_or_insert_default().renew_time = Some(super::claim::micro_time(old));
+        });
+    }
+
+    /// A request that does not wait, and that has asked for the claim to be renewed.
+    async fn unwilling(&mut self) -> tokio::task::JoinHandle<Result<super::Acquired, AcquireError>> {
+        let sessions = self.sessions.clone();
+        let asking =
+            tokio::spawn(
+                async move { sessions.acquire(&key(), &Lifetimes::default(), Instant::now()).await },
+            );
+        assert!(matches!(self.commands.recv().await, Some(Command::Ensure(_))));
+        asking
     }
 
     pub(super) fn claim(&mut self) {
@@ -332,6 +356,48 @@ async fn a_request_that_does_not_wait_starts_the_exit_and_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_does_not_wait_gets_an_exit_whose_claim_is_only_to_be_renewed() {
+    let starting = Err(AcquireError::Starting { retry_after: Duration::from_secs(3) });
+    let told = |answer: Result<super::Acquired, _>| answer.map(|acquired| acquired.exit.pod.to_string());
+
+    let mut world = World::new();
+    world.pod(0, true);
+    world.quiet_claim();
+    let asking = world.unwilling().await;
+    world.claim();
+    assert_eq!(told(asking.await.unwrap()), Ok(pod_name(UID, 0)));
+
+    // The renewal finds that it is gone.
+    let mut world = World::new();
+    world.pod(0, true);
+    world.quiet_claim();
+    let asking = world.unwilling().await;
+    let before = Instant::now();
+    world.shared.index().remove_claim(&world.shared.table, &key().claim_name(), UID, false);
+    assert_eq!(told(asking.await.unwrap()), starting);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+
+    // It is not answered: the exit is used as it is.
+    let mut world = World::new();
+    world.pod(0, true);
+    world.quiet_claim();
+    let asking = world.unwilling().await;
+    let before = Instant::now();
+    assert_eq!(told(asking.await.unwrap()), Ok(pod_name(UID, 0)));
+    assert!(before.elapsed() <= Duration::from_secs(3), "{:?}", before.elapsed());
+
+    // One that is past its `ttl` is no exit for new requests.
+    let mut world = World::new();
+    world.pod(0, true);
+    let past = super::claim::format_time(SystemTime::now() - Duration::from_secs(1));
+    world.claim_with(|lease| annotate(lease, note::EXPIRES, past));
+    let asking = world.unwilling().await;
+    let before = Instant::now();
+    assert_eq!(told(asking.await.unwrap()), starting);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_sends_those_who_wait_away() {
     let world = World::new();
     let sessions = world.sessions.clone();
@@ -372,10 +438,7 @@ async fn a_replicas_word_that_an_exit_must_be_replaced_holds_for_all() {
 async fn a_claim_that_went_long_without_renewal_is_no_hit() {
     let mut world = World::new();
     world.pod(0, true);
-    let old = SystemTime::now() - Duration::from_secs(226);
-    world.claim_with(|lease| {
-        lease.spec.get_or_insert_default().renew_time = Some(super::claim::micro_time(old));
-    });
+    world.quiet_claim();
     assert!(world.sessions.hit(&key()).is_none(), "older than three quarters of 300 s");
     world.claim();
     assert!(world.sessions.hit(&key()).is_some());
@@ -420,6 +483,34 @@ async fn what_is_known_to_be_gone_is_kept_until_the_watch_has_shown_it() {
     assert_eq!(remove(&world, true), 0);
     // The watch was first: there is nothing to keep.
     assert_eq!(remove(&world, false), 0);
+}
+
+#[tokio::test]
+async fn a_claim_made_anew_between_two_events_ends_what_the_old_one_had() {
+    const OTHER: &str = "11111111-2222-4333-8444-555555555555";
+    for seen in [true, false] {
+        let mut world = World::new();
+        world.claim();
+        world.pod(0, true);
+        let old = world.sessions.hit(&key()).unwrap();
+        old.exit.traffic.add_up(7);
+        let password = Secret::from("open-sesame".to_owned());
+        assert!(world.sessions.by_pod_credentials("pod.0", &password).is_some());
+        let late = world.next_claim(|_| {});
+        let anew = world.next_claim(|lease| lease.metadata.uid = Some(OTHER.to_owned()));
+        world.shared.index().apply_claim(&world.shared.table, anew, seen);
+        assert!(old.exit.gone.is_cancelled());
+        assert!(world.sessions.by_pod_credentials("pod.0", &password).is_none());
+        assert_eq!(world.shared.index().traffic(UID), (0, 0));
+        assert_eq!(world.shared.index().is_seen(&key().claim_name()), seen);
+        assert!(matches!(world.state(), State::Waiting { claim, pod: None } if claim.uid == OTHER));
+        // What comes late of the old one does not bring it back.
+        world.shared.index().apply_claim(&world.shared.table, late, true);
+        assert_eq!(world.state().claim().unwrap().uid, OTHER);
+        world.shared.index().remove_claim(&world.shared.table, &key().claim_name(), UID, true);
+        assert_eq!(world.state().claim().unwrap().uid, OTHER);
+        assert_eq!(world.shared.index().gone(), 0);
+    }
 }
 
 #[tokio::test]

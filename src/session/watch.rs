@@ -1,9 +1,19 @@
-//! How long a broken watch rests before it is tried again: for the watches of the session table and of
-//! the controller alike.
+//! How long a watch lives, how long its server may be silent, and how long a broken one rests before it is
+//! tried again: for the watches of the session table and of the controller alike.
 
 use std::time::Duration;
 
 use kube::runtime::utils::Backoff;
+
+/// How long the API server keeps a watch open. Load balancers in front of API servers drop connections
+/// that are idle for 240 s without a word; a bookmark comes each minute only from a busy server.
+pub(crate) const WATCH_SECONDS: u32 = 120;
+
+/// How long the API server may say nothing while an answer is due. kube limits only the silence of a watch
+/// that is open, at [`WATCH_SECONDS`] and 5 s: a list, or the opening of a watch, that is never answered
+/// would hang for good. Above that limit, since a watch on which nothing happens is silent until the server
+/// ends it.
+pub(crate) const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 30);
 
 /// The first pause, doubled each time.
 const FIRST: Duration = Duration::from_millis(100);

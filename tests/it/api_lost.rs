@@ -94,6 +94,44 @@ async fn so_does_one_whose_end_shows_only_with_the_answer() {
     assert_eq!(gateway.metric("gluetun_gateway_cold_starts_total", "ready").await, 1.0, "it was up");
 }
 
+on_both! {
+    async fn so_does_one_that_hangs_up_as_the_gateway_ends(world) {
+        let gateway = world.gateway(&[("DRAIN_TIMEOUT", "0s")]).await;
+        never_healthy(&world);
+        if let Some(api) = &world.api {
+            // The gateway would have ended long before.
+            let claims = Match::on(Verb::Delete, "leases").from_agent("gateway-1");
+            api.faults().add(Rule::new(claims, Effect::Delay { millis: 500 }));
+        }
+        let client = begin(gateway.admin).await;
+        eventually("its pod", || async { !world.pod_list().await.is_empty() }).await;
+        drop(client);
+        gateway.begin_shutdown();
+        assert_eq!(gateway.ended().await, 0);
+        assert!(world.claim_list().await.is_empty());
+    }
+}
+
+/// Its pod was up and pinned, and the deletion of that has just begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_one_whose_answer_is_lost_as_the_gateway_ends() {
+    let world = World::embedded().await;
+    let gateway = world.gateway(&[("DRAIN_TIMEOUT", "0s")]).await;
+    let claims = Match::on(Verb::Delete, "leases").from_agent("gateway-1");
+    let rule = world.api().faults().add(Rule::new(claims, Effect::Delay { millis: 1000 }));
+    let fault = Fault { delay_ms: Some(1000), ..Fault::default() };
+    world.gluetun.faults().set(FaultRules { all: fault, ..FaultRules::default() });
+    let mut client = TcpStream::connect(gateway.admin).await.unwrap();
+    let request = post_bytes("/start", r#"{"country":"Sweden"}"#) + "\r\nGET /hea";
+    client.write_all(request.as_bytes()).await.unwrap();
+    eventually("its pod", || async { !world.pod_list().await.is_empty() }).await;
+    drop(client);
+    eventually("the deletion", || async { world.api().faults().hits(rule) > 0 }).await;
+    gateway.begin_shutdown();
+    assert_eq!(gateway.ended().await, 0);
+    assert!(world.claim_list().await.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinning_that_fails_at_first_is_tried_again() {
     let world = World::embedded().await;

@@ -61,6 +61,34 @@ on_both! {
 }
 
 on_both! {
+    async fn a_request_that_does_not_wait_gets_an_exit_that_was_long_unused(world) {
+        let one = world.gateway(&[("POD_NAME", "gateway-1")]).await;
+        let two = world.gateway(&[("POD_NAME", "gateway-2")]).await;
+        let exit = one.exit("demo-country-se").await;
+        // The one replica that has used it is gone, with its last use written: nobody renews it any more.
+        one.begin_shutdown();
+        assert_eq!(one.ended().await, 0);
+        let claim = world.claim_list().await.remove(0);
+        let long_ago = humantime::format_rfc3339_micros(SystemTime::now() - Duration::from_secs(240)).to_string();
+        let patch = kube::api::Patch::Merge(serde_json::json!({ "spec": { "renewTime": long_ago } }));
+        let name = claim.metadata.name.unwrap();
+        world.leases().patch(&name, &kube::api::PatchParams::default(), &patch).await.unwrap();
+        eventually("the other to see it", || async {
+            let list = crate::support::http::get(two.admin, "/v1/sessions").await.json();
+            let session = &list["sessions"][0];
+            session["state"] == "ready" && session["idle_seconds"].as_u64().is_some_and(|seconds| seconds >= 240)
+        })
+        .await;
+        let tunnel = two.connect("demo-country-se-wait-0s", "whoami.test:80").await;
+        let seen = tunnel.unwrap_or_else(|refused| panic!("{}", refused.text())).get("whoami.test").await;
+        assert_eq!(seen.json()["pod"], exit.pod.as_str());
+        // And it has been renewed before it was used.
+        let renewed = world.claim_list().await.remove(0).spec.unwrap().renew_time.unwrap().0;
+        assert!(k8s_openapi::jiff::Timestamp::now().duration_since(renewed).as_secs() < 60, "{renewed}");
+    }
+}
+
+on_both! {
     async fn at_the_end_of_its_ttl_a_session_gets_a_new_exit_and_open_tunnels_finish_on_the_old(world) {
         let gateway = world.gateway(&[]).await;
         let user = "demo-country-se-ttl-1m-idle-30s";
