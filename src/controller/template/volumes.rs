@@ -51,6 +51,7 @@ fn kind(volume: &Map<String, Value>, path: &str, mistakes: &mut Vec<TemplateErro
     const FIX: &str = "take a configMap, secret, emptyDir or downwardAPI";
     let kinds: Vec<_> = volume.iter().filter(|(kind, _)| *kind != "name").collect();
     match kinds.as_slice() {
+        // The API server would make it an emptyDir, which nobody has written.
         [] => mistakes.push(TemplateError::new(path, "it has no kind", FIX)),
         [_] => {}
         _ => mistakes.push(TemplateError::new(path, "it has more than one kind", FIX)),
