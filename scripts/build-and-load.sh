@@ -17,8 +17,8 @@ set -euo pipefail
 image=gluetun-gateway:dev name=gluetun into=kind
 while [ $# -gt 0 ]; do
     case $1 in
-        --image) image=${2:?--image needs a name}; shift ;;
-        --name) name=${2:?--name needs a name}; shift ;;
+        --image) value "$1" 'a name' "${2-}"; image=$2; shift ;;
+        --name) value "$1" 'a name' "${2-}"; name=$2; shift ;;
         --minikube) into=minikube ;;
         --no-load) into= ;;
         --dry-run) dry=1 ;;

@@ -17,8 +17,8 @@ set -euo pipefail
 arch='' target_dir=${CARGO_TARGET_DIR:-$root/target}
 while [ $# -gt 0 ]; do
     case $1 in
-        --arch) arch=${2:?--arch needs a name}; shift ;;
-        --target-dir) target_dir=${2:?--target-dir needs a directory}; shift ;;
+        --arch) value "$1" 'a name' "${2-}"; arch=$2; shift ;;
+        --target-dir) value "$1" 'a directory' "${2-}"; target_dir=$2; shift ;;
         --dry-run) dry=1 ;;
         -h | --help) usage; exit ;;
         *) wrong "unknown argument '$1'" ;;

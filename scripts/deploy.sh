@@ -21,12 +21,12 @@ set -euo pipefail
 overlay=kind key='' addresses='' users='' token='' wait=1
 while [ $# -gt 0 ]; do
     case $1 in
-        --overlay) overlay=${2:?--overlay needs a name}; shift ;;
-        --private-key) key=${2:?--private-key needs a file}; shift ;;
-        --addresses) addresses=${2:?--addresses needs a file}; shift ;;
-        --users) users=${2:?--users needs a file}; shift ;;
-        --admin-token) token=${2:?--admin-token needs a file}; shift ;;
-        --context) context=(--context "${2:?--context needs a name}"); shift ;;
+        --overlay) value "$1" 'a name' "${2-}"; overlay=$2; shift ;;
+        --private-key) value "$1" 'a file' "${2-}"; key=$2; shift ;;
+        --addresses) value "$1" 'a file' "${2-}"; addresses=$2; shift ;;
+        --users) value "$1" 'a file' "${2-}"; users=$2; shift ;;
+        --admin-token) value "$1" 'a file' "${2-}"; token=$2; shift ;;
+        --context) value "$1" 'a name' "${2-}"; context=(--context "$2"); shift ;;
         --no-wait) wait= ;;
         --dry-run) dry=1 ;;
         -h | --help) usage; exit ;;
@@ -46,8 +46,13 @@ if [ -n "$key" ] && { [ "$(grep -c '[^[:space:]]' "$key")" -ne 1 ] \
     || ! grep -qE '^[[:space:]]*[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=[[:space:]]*$' "$key"; }; then
     die "$key holds no WireGuard private key" 'it is one line of 44 characters of base64, ending with ='
 fi
-if [ -n "$addresses" ] && ! grep -qE '^[[:space:]]*[0-9a-fA-F.:]+/[0-9]+([[:space:]]*,[[:space:]]*[0-9a-fA-F.:]+/[0-9]+)*[[:space:]]*$' "$addresses"; then
-    die "$addresses holds no WireGuard addresses" 'such as 10.64.0.2/32, each with its prefix length'
+# An IPv4 address with a prefix length up to 32, or an IPv6 address with one up to 128.
+octet='(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
+address="($octet\\.$octet\\.$octet\\.$octet/(3[0-2]|[12]?[0-9])|[0-9a-fA-F]*:[0-9a-fA-F:.]*/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))"
+if [ -n "$addresses" ] && { [ "$(grep -c '[^[:space:]]' "$addresses")" -ne 1 ] \
+    || ! grep -qE "^[[:space:]]*$address([[:space:]]*,[[:space:]]*$address)*[[:space:]]*\$" "$addresses"; }; then
+    die "$addresses holds no WireGuard addresses" \
+        'such as 10.64.0.2/32,fc00:bbbb::2/128 on one line: each with its prefix length, up to 32 for IPv4, 128 for IPv6'
 fi
 if [ -n "$token" ] && ! awk -F '[,[:space:]]+' '
     { for (i = 1; i <= NF; i++) if (length($i)) { n++; if (length($i) < 16) short = 1 } }

@@ -28,6 +28,11 @@ wrong() {
     exit 64
 }
 
+# value OPTION WHAT [VALUE]: ends the script where an option lacks its value, be it that another one follows.
+value() {
+    case ${3-} in '' | --*) wrong "$1 needs $2" ;; esac
+}
+
 # Runs a command, or prints it under --dry-run.
 run() {
     if [ -n "$dry" ]; then

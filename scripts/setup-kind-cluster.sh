@@ -13,7 +13,7 @@ set -euo pipefail
 name=gluetun
 while [ $# -gt 0 ]; do
     case $1 in
-        --name) name=${2:?--name needs a name}; shift ;;
+        --name) value "$1" 'a name' "${2-}"; name=$2; shift ;;
         --dry-run) dry=1 ;;
         -h | --help) usage; exit ;;
         *) wrong "unknown argument '$1'" ;;

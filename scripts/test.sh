@@ -18,10 +18,10 @@ set -euo pipefail
 admin=http://127.0.0.1:30801 proxy=http://127.0.0.1:30800 user='' target=https://am.i.mullvad.net/json start=
 while [ $# -gt 0 ]; do
     case $1 in
-        --admin-url) admin=${2:?--admin-url needs a URL}; shift ;;
-        --proxy-url) proxy=${2:?--proxy-url needs a URL}; shift ;;
-        --user) user=${2:?--user needs a name}; shift ;;
-        --target) target=${2:?--target needs a URL}; shift ;;
+        --admin-url) value "$1" 'a URL' "${2-}"; admin=$2; shift ;;
+        --proxy-url) value "$1" 'a URL' "${2-}"; proxy=$2; shift ;;
+        --user) value "$1" 'a name' "${2-}"; user=$2; shift ;;
+        --target) value "$1" 'a URL' "${2-}"; target=$2; shift ;;
         --start) start=1 ;;
         --dry-run) dry=1 ;;
         -h | --help) usage; exit ;;

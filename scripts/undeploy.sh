@@ -15,9 +15,9 @@ set -euo pipefail
 overlay=kind all=
 while [ $# -gt 0 ]; do
     case $1 in
-        --overlay) overlay=${2:?--overlay needs a name}; shift ;;
+        --overlay) value "$1" 'a name' "${2-}"; overlay=$2; shift ;;
         --all) all=1 ;;
-        --context) context=(--context "${2:?--context needs a name}"); shift ;;
+        --context) value "$1" 'a name' "${2-}"; context=(--context "$2"); shift ;;
         --dry-run) dry=1 ;;
         -h | --help) usage; exit ;;
         *) wrong "unknown argument '$1'" ;;

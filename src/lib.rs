@@ -30,6 +30,7 @@ pub mod drain;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod identity;
+pub mod kubernetes;
 pub mod metrics;
 pub mod preflight;
 pub mod proxy;

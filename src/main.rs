@@ -49,9 +49,17 @@ enum Command {
     /// Read the configuration, print every mistake, and exit with 64 if there is one.
     Check {
         /// Ask the cluster as well: whether the rights are there, such pods are admitted, and the Secret has
-        /// both keys. As whoever the kubeconfig names; exit with 1 if something will not work.
+        /// both keys. Exit with 1 if something will not work. Rights and admission are those of whoever the
+        /// kubeconfig names: outside of the gateway's pod, name its account by --as.
         #[arg(long)]
         cluster: bool,
+        /// Look at the rights of this user instead, and at what would be admitted of it, as kubectl's --as
+        /// does: system:serviceaccount:gluetun-system:gluetun-gateway. The Secret is looked at as yourself.
+        #[arg(long = "as", value_name = "USER", requires = "cluster")]
+        user: Option<String>,
+        /// A group of that user's; may be repeated. Without it a service account has those it always has.
+        #[arg(long = "as-group", value_name = "GROUP", requires = "user")]
+        groups: Vec<String>,
     },
     /// Print the pod that a username would get, POD_TEMPLATE_FILE included.
     Manifest {
@@ -109,7 +117,8 @@ fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
     let ended = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(),
-        Command::Check { cluster } => inspect::check(cluster),
+        Command::Check { cluster: false, .. } => inspect::check(),
+        Command::Check { cluster: true, user, groups } => inspect::check_cluster(user, groups),
         Command::Manifest { user } => inspect::manifest(&user),
         Command::HashPassword { user } => hash(user.as_deref()),
         #[cfg(feature = "simulator")]
@@ -245,6 +254,21 @@ mod tests {
     #[test]
     fn the_arguments_are_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn whoever_is_judged_is_judged_by_the_cluster() {
+        let taken = |arguments: &str| {
+            Cli::try_parse_from(format!("gluetun-gateway check {arguments}").split(' '))
+                .map(|cli| cli.command)
+        };
+        assert!(matches!(
+            taken("--cluster --as bob --as-group a --as-group b"),
+            Ok(Some(Command::Check { cluster: true, user: Some(user), groups })) if user == "bob" && groups == ["a", "b"]
+        ));
+        for wrong in ["--as bob", "--cluster --as-group a", "--cluster --as"] {
+            assert!(taken(wrong).is_err_and(|error| error.use_stderr()), "{wrong}");
+        }
     }
 
     #[test]

@@ -303,7 +303,7 @@ fn preflight(shared: &Shared, client: kube::Client) -> impl Future<Output = ()> 
         let catalogue = listed.map(|catalogue| Arc::clone(&catalogue));
         let sample = catalogue.and_then(|catalogue| sample(&config, &catalogue, PREFLIGHT).ok());
         if let Some(pod) = sample {
-            let findings = Preflight { config: &config, client, metrics: &metrics }.run(&pod).await;
+            let findings = Preflight { config: &config, client, metrics: &metrics }.run(&pod, None).await;
             for Finding { what, verdict } in findings {
                 match verdict {
                     Verdict::Good => tracing::debug!(what, "preflight"),

@@ -30,6 +30,14 @@ pub const PRIVATE_KEY: &str = "wireguard-private-key";
 /// Key of [`SECRET`] with the WireGuard addresses.
 pub const ADDRESSES: &str = "wireguard-addresses";
 
+/// What Gluetun's container asks for.
+pub const REQUESTS: [(&str, &str); 2] = [("cpu", "100m"), ("memory", "128Mi")];
+/// What it may have.
+pub const LIMITS: [(&str, &str); 2] = [("cpu", "500m"), ("memory", "256Mi")];
+/// Where Gluetun's collector begins to keep its memory, as Go spells it: under the limit of [`LIMITS`]. Without
+/// it Gluetun grows to 300 MiB.
+pub const GO_MEMORY_LIMIT: &str = "160MiB";
+
 /// Value of the label `managed-by`, verbatim that of the original: dashboards and scripts select by it.
 const MANAGED_BY: &str = "gluetun-k8s-api";
 
@@ -244,8 +252,7 @@ fn environment(config: &Config, server: &Server, credentials: &Credentials) -> V
         var("VERSION_INFORMATION", "off"),
         var("PUBLICIP_ENABLED", "off"),
         var("UPDATER_PERIOD", "0"),
-        // Under the limit of 256Mi: without them Gluetun grows to 300.
-        var("GOMEMLIMIT", "160MiB"),
+        var("GOMEMLIMIT", GO_MEMORY_LIMIT),
         var("GOGC", "off"),
         var("HTTP_CONTROL_SERVER_ADDRESS", "127.0.0.1:8000"),
         var("HTTP_CONTROL_SERVER_LOG", "off"),
@@ -254,8 +261,8 @@ fn environment(config: &Config, server: &Server, credentials: &Credentials) -> V
 }
 
 fn resources(tun: &TunDevice) -> ResourceRequirements {
-    let mut requests = quantities([("cpu", "100m"), ("memory", "128Mi")]);
-    let mut limits = quantities([("cpu", "500m"), ("memory", "256Mi")]);
+    let mut requests = quantities(REQUESTS);
+    let mut limits = quantities(LIMITS);
     if let TunDevice::Resource(name) = tun {
         requests.insert(name.clone(), Quantity("1".to_owned()));
         limits.insert(name.clone(), Quantity("1".to_owned()));

@@ -9,6 +9,7 @@ use gluetun_gateway::servers::Catalogue;
 use gluetun_gateway::simulator::api::{Match, Refusal, Verb};
 use gluetun_gateway::simulator::gluetun::SERVERS_JSON;
 use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::json;
 
@@ -47,7 +48,7 @@ async fn preflight(world: &World, settings: &[(&str, &str)]) -> Vec<Finding> {
     let pod = sample(&config, &catalogue, "demo-country-se").unwrap();
     let metrics = Metrics::new().unwrap();
     let preflight = Preflight { config: &config, client: world.client.clone(), metrics: &metrics };
-    let mut findings = preflight.run(&pod).await;
+    let mut findings = preflight.run(&pod, None).await;
     findings.push(preflight.secret().await);
     findings
 }
@@ -106,6 +107,27 @@ on_both! {
     }
 }
 
+on_both! {
+    async fn the_judged_user_is_the_one_that_is_spoken_for(world) {
+        let config = config(&world, &[]);
+        let metrics = Metrics::new().unwrap();
+        let judged = |kube: kube::Config| {
+            let preflight = Preflight { config: &config, client: Client::try_from(kube).unwrap(), metrics: &metrics };
+            async move { preflight.judged().await.unwrap() }
+        };
+        let gateway = format!("system:serviceaccount:{}:gluetun-gateway", world.namespace);
+        let own = judged(world.config.clone()).await;
+        assert_eq!(own.instead.as_ref(), Some(&gateway), "{own:?}");
+        let mut kube = world.config.clone();
+        kube.auth_info.impersonate = Some(gateway.clone());
+        let other = judged(kube.clone()).await;
+        assert_eq!((other.user.as_str(), other.instead), (gateway.as_str(), None));
+        kube.auth_info.impersonate = Some("bob".to_owned());
+        kube.auth_info.impersonate_groups = Some(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(judged(kube).await.user, "bob");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_cluster_refuses_is_told() {
     let world = World::embedded().await;
@@ -145,13 +167,47 @@ async fn the_commands() {
     let output = run(&variables, &["manifest", "--user", "demo-country-nowhere"]).await;
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output.stderr).contains("nowhere"), "{}", text(&output.stderr));
+    // Without a list every user's place is that of another one, and that is said in the same words.
+    let list = variables.remove("SERVERS_FILE_PATH");
+    for (user, found) in [
+        ("demo", true),
+        ("demo-country-se", true),
+        ("demo-country-xx", false),
+        ("demo-city-nowhere", false),
+        ("demo-country-se-city-nowhere", false),
+        ("demo-server-xx-wg-001", false),
+    ] {
+        let output = run(&variables, &["manifest", "--user", user]).await;
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(if found { 0 } else { 64 }), "{user}: {told}");
+        assert!(
+            told.starts_with("note: no server list is given") && told.contains("SERVERS_FILE_PATH"),
+            "{told}"
+        );
+        assert_eq!(told.contains(&format!("--user {user}: that list has no such place")), !found, "{told}");
+    }
+    variables.extend(list.map(|path| ("SERVERS_FILE_PATH".to_owned(), path)));
 
     let kubeconfig = world.path("kubeconfig");
     std::fs::write(&kubeconfig, world.api().kubeconfig(&world.namespace)).unwrap();
     variables.insert("KUBECONFIG".to_owned(), kubeconfig);
     let output = run(&variables, &["check", "--cluster"]).await;
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
-    assert!(text(&output.stdout).contains("ok       may create leases"), "{}", text(&output.stdout));
+    let told = text(&output.stdout);
+    assert!(told.contains("ok       may create leases"), "{told}");
+    // Nobody in particular is not the gateway, whose account it names.
+    let gateway = format!("system:serviceaccount:{}:gluetun-gateway", world.namespace);
+    let judged = "rights and admission are judged as";
+    assert!(told.contains(&format!("warning  {judged} system:anonymous: ")), "{told}");
+    assert!(told.contains(&format!("check --cluster --as {gateway}\n")), "{told}");
+    assert!(told.contains("ok       a VPN pod would be admitted, made by system:anonymous\n"), "{told}");
+    assert!(told.ends_with("would do for system:anonymous\n"), "{told}");
+    let output = run(&variables, &["check", "--cluster", "--as", &gateway]).await;
+    let told = text(&output.stdout);
+    assert!(output.status.success(), "{told}\n{}", text(&output.stderr));
+    assert!(told.starts_with(&format!("ok       {judged} {gateway}\n")), "{told}");
+    assert!(told.contains(&format!("ok       a VPN pod would be admitted, made by {gateway}\n")), "{told}");
+    assert!(told.ends_with("and the cluster will do\n"), "{told}");
 
     // A template with mistakes ends any of them, with the field's path.
     let file = world.path("template.yaml");

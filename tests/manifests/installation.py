@@ -3,7 +3,9 @@ the real API server."""
 
 import base64
 import os
+import re
 import subprocess
+import tempfile
 
 from attacks import ROOT
 
@@ -34,8 +36,44 @@ def without_a_cluster(check):
     check("there is no such overlay", out.returncode == 64 and "no overlay 'moon'" in out.stderr, out.stderr)
     out = run("test", "--user", "alice")
     check("a password is asked for", out.returncode == 64 and "GATEWAY_PASSWORD" in out.stderr, out.stderr)
+    for name in [*NAMES, "build-static"]:
+        lacks_a_value(name, check)
+    addresses(check)
     out = run("deploy", "--context", "nowhere", KUBECONFIG="/dev/null")
     check("no cluster answers", out.returncode == 1 and "no cluster answers" in out.stderr, out.stderr)
+
+
+def lacks_a_value(name, check):
+    """Each option that takes a value, without one: at the end, before another option, and empty."""
+    options = re.findall(r"^  (--[a-z-]+) [A-Z]", run(name, "--help").stdout, re.MULTILINE)
+    check(f"{name} has options with values", options)
+    for option in options:
+        for rest in [], ["--dry-run"], [""]:
+            out = run(name, option, *rest)
+            check(f"{name} {option} {rest}", out.returncode == 64 and f"{name}.sh: {option} needs a" in out.stderr
+                  and f"{name}.sh --help" in out.stderr, f"{out.returncode} {out.stderr}")
+
+
+def addresses(check):
+    """WireGuard addresses, which deploy.sh looks at before it does anything."""
+    with tempfile.TemporaryDirectory() as directory:
+        key, file = os.path.join(directory, "key"), os.path.join(directory, "addresses")
+        with open(key, "w", encoding="utf-8") as out:
+            out.write(PRIVATE_KEY)
+        for text, good in [
+            ("10.64.0.2/32", True), ("10.64.0.2/0", True), ("10.64.0.2/33", False), ("10.64.0.2/128", False),
+            ("fc00:bbbb::2/128", True), ("fc00:bbbb::2/0", True), ("fc00:bbbb::2/129", False), ("::1/1000", False),
+            (" 10.64.0.2/32, fc00:bbbb::2/128 \n", True), ("10.64.0.2/32,fc00:bbbb::2/129", False),
+            ("10.64.0.256/32", False), ("10.64.0/24", False), ("10.64.0.2", False), ("10.64.0.2/", False),
+            ("10.64.0.2/-1", False), ("10.64.0.2/032", False), ("10.64.0.2/32,", False), ("10.64.0.2/32\nhello", False),
+        ]:
+            with open(file, "w", encoding="utf-8") as out:
+                out.write(text)
+            out = run("deploy", "--dry-run", "--private-key", key, "--addresses", file, PATH="/usr/bin:/bin")
+            taken = out.returncode == 0
+            check(f"deploy with the addresses {text!r}",
+                  taken == good and (good or "holds no WireGuard addresses" in out.stderr),
+                  f"{out.returncode} {out.stderr}")
 
 
 def on_the_server(cluster, kubectl, check):

@@ -2,11 +2,20 @@
 //! `config` reads it, `controller::manifest` applies it to every pod.
 //!
 //! A template may say where pods run and with what beside them; what makes the pod an exit stays ours.
-//! `rules` says which fields are whose. So nothing that is allowed contradicts what is ours, save where a
+//! `rules` says which fields are whose, the modules beside it what each may say. So nothing that is allowed contradicts what is ours, save where a
 //! choice of ours is meant as a default (DNS, resources, tuning of Gluetun), and there the template wins.
+//!
+//! What the API server would refuse of every pod is refused here already, as far as a template can be judged
+//! by itself, and so is what the admission policy (`k8s/09-admission-policy.yaml`) would whatever its settings
+//! are: a gateway that starts and cannot start a pod is the worse of two.
 
+mod containers;
+mod labels;
 mod merge;
+mod resources;
 mod rules;
+mod sidecar;
+mod volumes;
 
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use serde::Deserialize as _;

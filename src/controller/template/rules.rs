@@ -4,10 +4,13 @@
 //! A list of what is allowed rather than of what is not: a field that a later Kubernetes adds is refused until
 //! someone has thought about it.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
-use super::TemplateError;
-use crate::session::pod::{APP_LABEL, CONTAINER, HEALTH_PORT, POD_ID_LABEL, PROXY_PORT};
+use super::{TemplateError, containers, labels, sidecar, volumes};
+use crate::controller::manifest::{ADDRESSES, PRIVATE_KEY, SECRET};
+use crate::session::pod::{APP_LABEL, CONTAINER, POD_ID_LABEL};
 
 /// Fields of the pod that a template may set.
 const SPEC: &[&str] = &[
@@ -79,9 +82,20 @@ const OURS_BEGIN: &[(&str, &str)] = &[
     ("EXTRA_SUBNETS", "with it traffic goes around the VPN"),
 ];
 
-/// Kinds of volumes that a template may add. A hostPath would open the node, a projected token the API.
-const VOLUMES: &[&str] =
-    &["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "name", "persistentVolumeClaim", "secret"];
+/// Beginnings of annotations that change what a pod may do or reach, and what they would change.
+const ANNOTATIONS: &[(&str, &str)] = &[
+    ("container.apparmor.security.beta.kubernetes.io/", "an exit has the runtime's default profiles"),
+    ("container.seccomp.security.alpha.kubernetes.io/", "an exit has the runtime's default profiles"),
+    ("seccomp.security.alpha.kubernetes.io/", "an exit has the runtime's default profiles"),
+    ("k8s.v1.cni.cncf.io/", "an exit has one network"),
+    ("v1.multus-cni.io/", "an exit has one network"),
+];
+
+/// Fields of the pod that have one of a few values.
+const CHOICES: &[(&str, &[&str])] = &[
+    ("dnsPolicy", &["None", "Default", "ClusterFirst", "ClusterFirstWithHostNet"]),
+    ("preemptionPolicy", &["Never", "PreemptLowerPriority"]),
+];
 
 /// Paths of `value` that Kubernetes' types do not know: in `value` and not in `known`.
 pub(super) fn unknown(value: &Value, known: &Value) -> Vec<TemplateError> {
@@ -125,12 +139,12 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn join(path: &str, name: &str) -> String {
+pub(super) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// `spec.containers[gluetun]`, by name where the element has one.
-fn element(path: &str, value: &Value, index: usize) -> String {
+pub(super) fn element(path: &str, value: &Value, index: usize) -> String {
     match value.get("name").and_then(Value::as_str) {
         Some(name) => format!("{path}[{name}]"),
         None => format!("{path}[{index}]"),
@@ -150,8 +164,14 @@ pub(super) fn check(template: &Value) -> Vec<TemplateError> {
 fn metadata(metadata: &Map<String, Value>, mistakes: &mut Vec<TemplateError>) {
     for (name, value) in metadata {
         match name.as_str() {
-            "labels" => ours(value, "metadata.labels", &our_label, mistakes),
-            "annotations" => ours(value, "metadata.annotations", &our_annotation, mistakes),
+            "labels" => {
+                ours(value, "metadata.labels", &our_label, mistakes);
+                labels::check(value, "metadata.labels", mistakes);
+            }
+            "annotations" => {
+                ours(value, "metadata.annotations", &our_annotation, mistakes);
+                annotations(value, mistakes);
+            }
             // A field that Kubernetes fills, as in a manifest that was read from a cluster.
             "creationTimestamp" if value.is_null() => {}
             _ => mistakes.push(TemplateError::new(
@@ -173,6 +193,16 @@ fn ours(values: &Value, path: &str, is_ours: &dyn Fn(&str) -> bool, mistakes: &m
     }
 }
 
+fn annotations(values: &Value, mistakes: &mut Vec<TemplateError>) {
+    labels::keys(values, "metadata.annotations", mistakes);
+    for name in values.as_object().into_iter().flat_map(Map::keys) {
+        if let Some((_, problem)) = ANNOTATIONS.iter().find(|(begin, _)| name.starts_with(begin)) {
+            let path = format!("metadata.annotations[{name}]");
+            mistakes.push(TemplateError::new(path, *problem, "leave it out"));
+        }
+    }
+}
+
 fn our_label(name: &str) -> bool {
     // By those beginning with its name a NetworkPolicy could let a pod to the gateway's ports.
     [APP_LABEL, POD_ID_LABEL, "managed-by", "sidecar.istio.io/inject"].contains(&name)
@@ -183,7 +213,7 @@ fn our_label(name: &str) -> bool {
 }
 
 fn our_annotation(name: &str) -> bool {
-    name.starts_with("gluetun-gateway/") || name == "linkerd.io/inject"
+    name.starts_with("gluetun-gateway/") || ["linkerd.io/inject", "sidecar.istio.io/inject"].contains(&name)
 }
 
 fn spec(spec: &Map<String, Value>, mistakes: &mut Vec<TemplateError>) {
@@ -210,50 +240,101 @@ fn spec(spec: &Map<String, Value>, mistakes: &mut Vec<TemplateError>) {
             "write 1 or more",
         ));
     }
-    for volume in elements(spec, "volumes") {
-        self::volume(volume, mistakes);
-    }
+    placement(spec, mistakes);
+    let volumes = volumes::check(spec, mistakes);
+    let mut names = BTreeSet::new();
     for (list, first) in [("initContainers", true), ("containers", false)] {
         for (index, container) in elements(spec, list).enumerate() {
             let path = element(&format!("spec.{list}"), &Value::Object(container.clone()), index);
-            let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
+            let name = text(container, "name");
             match (name, first) {
                 (CONTAINER, false) => gluetun(container, &path, mistakes),
-                (CONTAINER, true) => mistakes.push(TemplateError::new(
-                    path,
-                    "the gateway's own container has this name",
-                    "take another name",
-                )),
-                _ => sidecar(container, &path, mistakes),
+                (CONTAINER, true) => {
+                    mistakes.push(TemplateError::new(
+                        path,
+                        "the gateway's own container has this name",
+                        "take another name",
+                    ));
+                    continue;
+                }
+                _ => sidecar::check(container, &path, mistakes),
             }
+            if !names.insert(name) {
+                mistakes.push(TemplateError::new(
+                    path.clone(),
+                    "another container has this name",
+                    "write it once",
+                ));
+            }
+            containers::check(container, &path, &volumes, mistakes);
         }
     }
 }
 
-fn elements<'a>(
+/// Where the pod runs, and what it resolves names with.
+fn placement(spec: &Map<String, Value>, mistakes: &mut Vec<TemplateError>) {
+    for (field, values) in CHOICES {
+        choice(spec, field, "spec", values, mistakes);
+    }
+    if let Some(selector) = spec.get("nodeSelector") {
+        labels::check(selector, "spec.nodeSelector", mistakes);
+    }
+    for field in ["affinity", "topologySpreadConstraints"] {
+        if let Some(value) = spec.get(field) {
+            labels::selectors(value, &format!("spec.{field}"), mistakes);
+        }
+    }
+    for (index, toleration) in elements(spec, "tolerations").enumerate() {
+        let path = format!("spec.tolerations[{index}]");
+        choice(toleration, "operator", &path, &["Equal", "Exists", "Lt", "Gt"], mistakes);
+        choice(toleration, "effect", &path, &["NoSchedule", "PreferNoSchedule", "NoExecute"], mistakes);
+    }
+    for (index, spread) in elements(spec, "topologySpreadConstraints").enumerate() {
+        let path = format!("spec.topologySpreadConstraints[{index}]");
+        choice(spread, "whenUnsatisfiable", &path, &["DoNotSchedule", "ScheduleAnyway"], mistakes);
+    }
+    if text(spec, "priorityClassName").starts_with("system-") {
+        mistakes.push(TemplateError::new(
+            "spec.priorityClassName",
+            "the admission policy lets no exit have a system's priority",
+            "make a PriorityClass of your own",
+        ));
+    }
+    if spec.contains_key("overhead") && !spec.contains_key("runtimeClassName") {
+        mistakes.push(TemplateError::new(
+            "spec.overhead",
+            "it belongs to a runtime class",
+            "leave it out, or write the runtimeClassName that has it",
+        ));
+    }
+}
+
+/// A field that, if it is there, has one of a few values.
+pub(super) fn choice(
+    fields: &Map<String, Value>,
+    field: &str,
+    path: &str,
+    values: &[&str],
+    mistakes: &mut Vec<TemplateError>,
+) {
+    let value = text(fields, field);
+    if !value.is_empty() && !values.contains(&value) {
+        let fix = format!("write {}", values.join(" or "));
+        mistakes.push(TemplateError::new(join(path, field), format!("'{value}' is none of its values"), fix));
+    }
+}
+
+/// A field's text, empty where there is none.
+pub(super) fn text<'a>(fields: &'a Map<String, Value>, field: &str) -> &'a str {
+    fields.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The mappings in a list of `fields`.
+pub(super) fn elements<'a>(
     fields: &'a Map<String, Value>,
     list: &str,
 ) -> impl Iterator<Item = &'a Map<String, Value>> + use<'a> {
     fields.get(list).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
-}
-
-fn volume(volume: &Map<String, Value>, mistakes: &mut Vec<TemplateError>) {
-    let name = volume.get("name").and_then(Value::as_str).unwrap_or_default();
-    let path = format!("spec.volumes[{name}]");
-    if name == "tun" {
-        mistakes.push(TemplateError::new(
-            path.clone(),
-            "the gateway's own volume has this name",
-            "take another name",
-        ));
-    }
-    for kind in volume.keys().filter(|kind| !VOLUMES.contains(&kind.as_str())) {
-        mistakes.push(TemplateError::new(
-            format!("{path}.{kind}"),
-            "a template may not add this kind of volume",
-            "take a configMap, secret, emptyDir, persistentVolumeClaim, csi, ephemeral or downwardAPI",
-        ));
-    }
 }
 
 /// What a template says about our own container.
@@ -268,84 +349,50 @@ fn gluetun(container: &Map<String, Value>, path: &str, mistakes: &mut Vec<Templa
         mistakes.push(TemplateError::new(format!("{path}.{name}"), "the gateway sets it", fix));
     }
     for variable in elements(container, "env") {
-        let name = variable.get("name").and_then(Value::as_str).unwrap_or_default();
+        let name = text(variable, "name");
         let reason = match OURS.contains(&name) {
             true => Some("the gateway sets it"),
             false => OURS_BEGIN.iter().find(|(begin, _)| name.starts_with(begin)).map(|(_, reason)| *reason),
         };
+        let reason = reason.or_else(|| is_the_key(variable).then_some("it would show the VPN's key"));
         if let Some(reason) = reason {
             mistakes.push(TemplateError::new(format!("{path}.env[{name}]"), reason, "leave it out"));
         }
     }
     for mount in elements(container, "volumeMounts") {
-        let place = mount.get("mountPath").and_then(Value::as_str).unwrap_or_default();
+        let place = text(mount, "mountPath");
+        let path = format!("{path}.volumeMounts[{place}]");
         if place.trim_end_matches('/') == "/dev/net/tun"
             || "/dev/net/tun".starts_with(&format!("{}/", place.trim_end_matches('/')))
         {
             mistakes.push(TemplateError::new(
-                format!("{path}.volumeMounts[{place}]"),
+                path,
                 "it would hide the tunnel's device",
-                "mount it elsewhere; TUN_DEVICE chooses how the pod gets its device",
+                "mount it below /mnt or /tmp; TUN_DEVICE chooses how the pod gets its device",
+            ));
+        } else if !is_free(place) {
+            mistakes.push(TemplateError::new(
+                path,
+                "over Gluetun's own files one of the volume's would become a program",
+                "mount it below /mnt or /tmp",
             ));
         }
     }
 }
 
-/// A container of the operator's: it shares the exit's network, so that it must have no rights in it, and
-/// the cluster's admission policy lets no other in.
-fn sidecar(container: &Map<String, Value>, path: &str, mistakes: &mut Vec<TemplateError>) {
-    if container.get("name").and_then(Value::as_str).unwrap_or_default().is_empty() {
-        mistakes.push(TemplateError::new(
-            format!("{path}.name"),
-            "it is missing",
-            "write the container's name",
-        ));
-    }
-    if container.get("image").and_then(Value::as_str).unwrap_or_default().is_empty() {
-        mistakes.push(TemplateError::new(format!("{path}.image"), "it is missing", "write the image"));
-    }
-    for port in elements(container, "ports") {
-        let number = port.get("containerPort").and_then(Value::as_u64).unwrap_or_default();
-        if [u64::from(PROXY_PORT), u64::from(HEALTH_PORT)].contains(&number) {
-            mistakes.push(TemplateError::new(
-                format!("{path}.ports[{number}]"),
-                "the exit's own port",
-                "take another port",
-            ));
-        }
-        if port.contains_key("hostPort") {
-            mistakes.push(TemplateError::new(
-                format!("{path}.ports[{number}].hostPort"),
-                "two exits on a node would collide",
-                "leave it out",
-            ));
-        }
-    }
-    let empty = Map::new();
-    let context = container.get("securityContext").and_then(Value::as_object).unwrap_or(&empty);
-    let mut restricted = |field: &str, holds: bool, fix: &str| {
-        if !holds {
-            let path = format!("{path}.securityContext.{field}");
-            mistakes.push(TemplateError::new(path, "a container beside an exit must be restricted", fix));
-        }
-    };
-    let flag = |field: &str| context.get(field).and_then(Value::as_bool);
-    let capabilities = context.get("capabilities").and_then(Value::as_object).unwrap_or(&empty);
-    let drops = capabilities.get("drop").and_then(Value::as_array);
-    let seccomp =
-        context.get("seccompProfile").and_then(|profile| profile.get("type")).and_then(Value::as_str);
-    restricted("privileged", flag("privileged") != Some(true), "leave it out");
-    restricted("allowPrivilegeEscalation", flag("allowPrivilegeEscalation") == Some(false), "write false");
-    restricted("runAsNonRoot", flag("runAsNonRoot") == Some(true), "write true");
-    restricted(
-        "capabilities.drop",
-        drops.is_some_and(|drops| drops.iter().any(|c| c == "ALL")),
-        "write [ALL]",
-    );
-    restricted("capabilities.add", !capabilities.contains_key("add"), "leave it out");
-    restricted(
-        "seccompProfile.type",
-        matches!(seccomp, Some("RuntimeDefault" | "Localhost")),
-        "write RuntimeDefault",
-    );
+/// Whether the admission policy lets something be mounted there in Gluetun's container.
+fn is_free(place: &str) -> bool {
+    !place.contains("..")
+        && ["/mnt", "/tmp"].iter().any(|free| {
+            place.strip_prefix(free).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        })
+}
+
+/// Whether a variable shows what only the gateway's two do: Gluetun prints a value that it does not like.
+fn is_the_key(variable: &Map<String, Value>) -> bool {
+    let reference =
+        variable.get("valueFrom").and_then(|from| from.get("secretKeyRef")).and_then(Value::as_object);
+    reference.is_some_and(|reference| {
+        text(reference, "name") == SECRET && [PRIVATE_KEY, ADDRESSES].contains(&text(reference, "key"))
+    })
 }

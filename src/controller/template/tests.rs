@@ -138,8 +138,8 @@ spec: {containers: [{name: gluetun, env: [{name: WIREGUARD_MTU, valueFrom: {conf
     a_file_for_gluetun: "
 spec:
   volumes: [{name: blocklist, configMap: {name: blocklist}}]
-  containers: [{name: gluetun, volumeMounts: [{name: blocklist, mountPath: /lists, readOnly: true}]}]" => "
-+ spec.containers[gluetun].volumeMounts[blocklist].mountPath = /lists
+  containers: [{name: gluetun, volumeMounts: [{name: blocklist, mountPath: /mnt/lists, readOnly: true}]}]" => "
++ spec.containers[gluetun].volumeMounts[blocklist].mountPath = /mnt/lists
 + spec.containers[gluetun].volumeMounts[blocklist].name = blocklist
 + spec.containers[gluetun].volumeMounts[blocklist].readOnly = true
 + spec.volumes[blocklist].configMap.name = blocklist
@@ -202,6 +202,52 @@ fn what_makes_the_pod_an_exit_is_refused_by_its_path() {
         ("spec: {volumes: [{name: tun, emptyDir: {}}]}", "spec.volumes[tun]"),
         ("spec: {volumes: [{name: root, hostPath: {path: /}}]}", "spec.volumes[root].hostPath"),
         ("spec: {volumes: [{name: t, projected: {sources: []}}]}", "spec.volumes[t].projected"),
+        ("spec: {volumes: [{name: x, csi: {driver: d}}]}", "spec.volumes[x].csi"),
+        (
+            "spec: {volumes: [{name: x, persistentVolumeClaim: {claimName: d}}]}",
+            "spec.volumes[x].persistentVolumeClaim",
+        ),
+        ("spec: {volumes: [{name: x, ephemeral: {}}]}", "spec.volumes[x].ephemeral"),
+        ("spec: {volumes: [{name: x}]}", "spec.volumes[x]"),
+        ("spec: {volumes: [{name: X, emptyDir: {}}]}", "spec.volumes[X]"),
+        ("spec: {volumes: [{name: x, emptyDir: {}, configMap: {name: c}}]}", "spec.volumes[x]"),
+        ("spec: {volumes: [{name: x, emptyDir: {}}, {name: x, emptyDir: {}}]}", "spec.volumes[x]"),
+        ("spec: {volumes: [{name: x, configMap: {}}]}", "spec.volumes[x].configMap.name"),
+        ("spec: {volumes: [{name: x, emptyDir: {medium: HugePages}}]}", "spec.volumes[x].emptyDir.medium"),
+        ("spec: {volumes: [{name: x, emptyDir: {medium: Memory}}]}", "spec.volumes[x].emptyDir.sizeLimit"),
+        ("spec: {volumes: [{name: x, emptyDir: {sizeLimit: much}}]}", "spec.volumes[x].emptyDir.sizeLimit"),
+        (
+            "spec: {volumes: [{name: x, secret: {secretName: gluetun-wireguard-credentials}}]}",
+            "spec.volumes[x].secret.secretName",
+        ),
+        ("metadata: {labels: {team: 'Malmö'}}", "metadata.labels[team]"),
+        ("metadata: {labels: {'my team': x}}", "metadata.labels[my team]"),
+        ("metadata: {labels: {Example.com/team: x}}", "metadata.labels[Example.com/team]"),
+        ("metadata: {annotations: {a/b/c: x}}", "metadata.annotations[a/b/c]"),
+        (
+            "metadata: {annotations: {container.apparmor.security.beta.kubernetes.io/gluetun: unconfined}}",
+            "metadata.annotations[container.apparmor.security.beta.kubernetes.io/gluetun]",
+        ),
+        (
+            "metadata: {annotations: {k8s.v1.cni.cncf.io/networks: host}}",
+            "metadata.annotations[k8s.v1.cni.cncf.io/networks]",
+        ),
+        (
+            "metadata: {annotations: {sidecar.istio.io/inject: 'true'}}",
+            "metadata.annotations[sidecar.istio.io/inject]",
+        ),
+        ("spec: {nodeSelector: {disk: a b}}", "spec.nodeSelector[disk]"),
+        (
+            "spec: {topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: ScheduleAnyway,
+              labelSelector: {matchLabels: {a: '-'}}}]}",
+            "spec.topologySpreadConstraints[0].labelSelector.matchLabels[a]",
+        ),
+        ("spec: {tolerations: [{key: x, operator: Is}]}", "spec.tolerations[0].operator"),
+        ("spec: {dnsPolicy: Mine}", "spec.dnsPolicy"),
+        ("spec: {priorityClassName: system-node-critical}", "spec.priorityClassName"),
+        ("spec: {overhead: {cpu: 1m}}", "spec.overhead"),
+        ("spec: {schedulingGates: [{name: x}]}", "spec.schedulingGates"),
+        ("spec: {containers: [{name: gluetun}, {name: gluetun}]}", "spec.containers[gluetun]"),
         ("spec: {initContainers: [{name: gluetun, image: x}]}", "spec.initContainers[gluetun]"),
     ] {
         assert_eq!(refused(template), [path], "{template}");
@@ -226,8 +272,51 @@ fn what_makes_the_pod_an_exit_is_refused_by_its_path() {
         ("env: [{name: DNS_ADDRESS, value: x}]", "env[DNS_ADDRESS]"),
         ("volumeMounts: [{name: x, mountPath: /dev}]", "volumeMounts[/dev]"),
         ("volumeMounts: [{name: x, mountPath: /dev/net/tun}]", "volumeMounts[/dev/net/tun]"),
+        ("volumeMounts: [{name: x, mountPath: /gluetun-entrypoint}]", "volumeMounts[/gluetun-entrypoint]"),
+        ("volumeMounts: [{name: x, mountPath: /}]", "volumeMounts[/]"),
+        ("volumeMounts: [{name: x, mountPath: /tmpfiles}]", "volumeMounts[/tmpfiles]"),
+        ("volumeMounts: [{name: x, mountPath: /mnt/../sbin}]", "volumeMounts[/mnt/../sbin]"),
+        ("volumeMounts: [{name: tun, mountPath: /mnt}]", "volumeMounts[/mnt]"),
+        ("volumeMounts: [{name: z, mountPath: /mnt}]", "volumeMounts[/mnt]"),
+        ("volumeMounts: [{name: x, mountPath: /mnt}, {name: x, mountPath: /mnt}]", "volumeMounts[/mnt]"),
+        ("volumeMounts: [{name: x, mountPath: /mnt, subPath: a}]", "volumeMounts[/mnt].subPath"),
+        ("volumeMounts: [{name: x, mountPath: /mnt, subPathExpr: a}]", "volumeMounts[/mnt].subPathExpr"),
+        (
+            "volumeMounts: [{name: x, mountPath: /mnt, mountPropagation: HostToContainer}]",
+            "volumeMounts[/mnt].mountPropagation",
+        ),
+        ("env: [{name: TZ, value: UTC}, {name: TZ, value: CET}]", "env[TZ]"),
+        ("env: [{name: 'T=Z', value: UTC}]", "env[T=Z]"),
+        ("env: [{name: TZ, value: $(HTTPPROXY_PASSWORD)}]", "env[TZ].value"),
+        ("env: [{name: TZ, valueFrom: {}}]", "env[TZ].valueFrom"),
+        (
+            "env: [{name: TZ, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]",
+            "env[TZ].valueFrom",
+        ),
+        ("env: [{name: TZ, valueFrom: {configMapKeyRef: {key: tz}}}]", "env[TZ].valueFrom.configMapKeyRef"),
+        (
+            "env: [{name: TZ, valueFrom: {secretKeyRef: {name: gluetun-wireguard-credentials,
+              key: wireguard-private-key}}}]",
+            "env[TZ]",
+        ),
+        ("env: [{name: GOMEMLIMIT, value: 160MB}]", "env[GOMEMLIMIT]"),
+        ("env: [{name: GOMEMLIMIT, value: 256MiB}]", "env[GOMEMLIMIT]"),
+        ("imagePullPolicy: Sometimes", "imagePullPolicy"),
+        ("resources: {limits: {cpu: banana}}", "resources.limits[cpu]"),
+        ("resources: {requests: {memory: 1GB}}", "resources.requests[memory]"),
+        ("resources: {requests: {cpu: '-1'}}", "resources.requests[cpu]"),
+        ("resources: {limits: {example.com/gpu: '1'}}", "resources.limits[example.com/gpu]"),
+        ("resources: {claims: [{name: x}]}", "resources.claims"),
+        ("resources: {requests: {cpu: '2'}, limits: {cpu: '1'}}", "resources.requests[cpu]"),
+        // Beside what the gateway writes.
+        ("resources: {requests: {cpu: 501m}}", "resources.requests[cpu]"),
+        ("resources: {limits: {cpu: 99m}}", "resources.limits[cpu]"),
+        ("resources: {requests: {memory: 0.3Gi}}", "resources.requests[memory]"),
+        ("resources: {limits: {memory: 160Mi}}", "resources.limits[memory]"),
     ] {
-        let template = format!("spec: {{containers: [{{name: gluetun, {field}}}]}}");
+        let template = format!(
+            "spec: {{volumes: [{{name: x, emptyDir: {{}}}}], containers: [{{name: gluetun, {field}}}]}}"
+        );
         assert_eq!(refused(&template), [format!("spec.containers[gluetun].{path}")], "{template}");
     }
 }
@@ -245,13 +334,69 @@ fn a_sidecar_must_be_restricted() {
         "securityContext.seccompProfile.type",
     ];
     assert_eq!(bare, expected.map(|field| format!("spec.containers[x].{field}")));
-    let greedy = refused(
-        "spec: {initContainers: [{name: x, image: i, securityContext: {privileged: true, runAsNonRoot: true,
-         allowPrivilegeEscalation: false, seccompProfile: {type: RuntimeDefault},
-         capabilities: {drop: [ALL], add: [SYS_ADMIN]}}}]}",
-    );
-    let expected = ["privileged", "capabilities.add"];
-    assert_eq!(greedy, expected.map(|field| format!("spec.initContainers[x].securityContext.{field}")));
+    let context =
+        "runAsNonRoot: true, allowPrivilegeEscalation: false, seccompProfile: {type: RuntimeDefault}";
+    for (more, path) in [
+        ("privileged: true", "privileged"),
+        ("runAsUser: 0", "runAsUser"),
+        ("capabilities: {drop: [ALL], add: [SYS_ADMIN]}", "capabilities.add"),
+        ("capabilities: {drop: [ALL, NET_RAW]}", "capabilities.drop"),
+        ("procMount: Unmasked", "procMount"),
+        ("appArmorProfile: {type: Unconfined}", "appArmorProfile.type"),
+        ("seLinuxOptions: {type: spc_t}", "seLinuxOptions"),
+        ("windowsOptions: {runAsUserName: x}", "windowsOptions"),
+    ] {
+        let drop = if more.starts_with("capabilities") { "" } else { ", capabilities: {drop: [ALL]}" };
+        let template = format!(
+            "spec: {{initContainers: [{{name: x, image: i, securityContext: {{{context}{drop}, {more}}}}}]}}"
+        );
+        assert_eq!(
+            refused(&template),
+            [format!("spec.initContainers[x].securityContext.{path}")],
+            "{template}"
+        );
+    }
+    let context = format!("securityContext: {{{context}, capabilities: {{drop: [ALL]}}}}");
+    for changed in
+        ["runAsNonRoot: false", "allowPrivilegeEscalation: true", "seccompProfile: {type: Localhost}"]
+    {
+        let (field, _) = changed.split_once(':').unwrap();
+        let plain = match field {
+            "runAsNonRoot" => "runAsNonRoot: true",
+            "allowPrivilegeEscalation" => "allowPrivilegeEscalation: false",
+            _ => "seccompProfile: {type: RuntimeDefault}",
+        };
+        let template =
+            format!("spec: {{containers: [{{name: x, image: i, {}}}]}}", context.replace(plain, changed));
+        let [path] = refused(&template).try_into().unwrap();
+        assert!(path.starts_with(&format!("spec.containers[x].securityContext.{field}")), "{path}");
+    }
+    let secret = "{name: gluetun-wireguard-credentials";
+    for (field, path) in [
+        (format!("env: [{{name: X, valueFrom: {{secretKeyRef: {secret}, key: k}}}}}}]"), "env[X]"),
+        (format!("envFrom: [{{secretRef: {secret}}}}}]"), "envFrom"),
+        ("volumeDevices: [{name: x, devicePath: /dev/x}]".to_owned(), "volumeDevices"),
+        ("terminationMessagePath: /bin/sh".to_owned(), "terminationMessagePath"),
+        ("command: [sh, -c, echo $(X)]".to_owned(), "command"),
+        ("args: [$(X)]".to_owned(), "args"),
+        ("ports: [{containerPort: 0}]".to_owned(), "ports[0]"),
+        ("ports: [{containerPort: 1, hostIP: 10.0.0.1}]".to_owned(), "ports[1].hostIP"),
+        ("volumeMounts: [{name: nowhere, mountPath: /x}]".to_owned(), "volumeMounts[/x]"),
+        ("volumeMounts: [{name: tun, mountPath: /x}]".to_owned(), "volumeMounts[/x]"),
+        (
+            "resources: {requests: {memory: 2Mi}, limits: {memory: 1Mi}}".to_owned(),
+            "resources.requests[memory]",
+        ),
+        ("imagePullPolicy: Mostly".to_owned(), "imagePullPolicy"),
+    ] {
+        let template = format!("spec: {{containers: [{{name: x, image: i, {context}, {field}}}]}}");
+        assert_eq!(refused(&template), [format!("spec.containers[x].{path}")], "{template}");
+    }
+    let twice = format!("{{name: x, image: i, {context}}}");
+    let twice = format!("spec: {{initContainers: [{twice}], containers: [{twice}]}}");
+    assert_eq!(refused(&twice), ["spec.containers[x]"]);
+    let name = format!("spec: {{containers: [{{name: X, image: i, {context}}}]}}");
+    assert_eq!(refused(&name), ["spec.containers[X].name"]);
     assert_eq!(refused("spec: {containers: [{image: i}]}")[0], "spec.containers[].name");
 }
 
@@ -285,7 +430,41 @@ fn all_mistakes_are_told_at_once() {
     assert_eq!(told, ["spec.nope", "metadata.name", "spec.hostPID", "spec.containers[gluetun].image"]);
 }
 
+/// What is near to a mistake and none.
+#[test]
+fn what_the_cluster_takes_is_taken() {
+    for template in [
+        "spec: {containers: [{name: gluetun, resources: {requests: {cpu: '0.5', memory: 268435456},
+          limits: {ephemeral-storage: 1e9}}}]}",
+        "spec: {containers: [{name: gluetun, resources: {limits: {memory: 128Mi}},
+          env: [{name: GOMEMLIMIT, value: 100MiB}]}]}",
+        "spec: {containers: [{name: gluetun, resources: {limits: {memory: 200Mi}},
+          env: [{name: GOMEMLIMIT, value: 'off'}]}]}",
+        "spec: {volumes: [{name: x, emptyDir: {medium: Memory, sizeLimit: 16Mi}}],
+          containers: [{name: gluetun, volumeMounts: [{name: x, mountPath: /tmp, mountPropagation: None}]}]}",
+        "spec: {volumes: [{name: x, downwardAPI: {items: []}}],
+          containers: [{name: gluetun, volumeMounts: [{name: x, mountPath: /mnt/a}, {name: x, mountPath: /mnt/b}]}]}",
+        "spec: {runtimeClassName: kata, overhead: {cpu: 1m}}",
+        "metadata: {labels: {team: ''}, annotations: {Example.com/Team: 'Malmö'}}",
+        "spec: {containers: [{name: gluetun, env: [{name: WIREGUARD_PRESHARED_KEY,
+          valueFrom: {secretKeyRef: {name: gluetun-wireguard-credentials, key: preshared}}}]}]}",
+    ] {
+        assert!(Template::parse(template).is_ok(), "{template}: {:?}", Template::parse(template));
+    }
+}
+
 proptest! {
+    /// Of any two amounts the request is taken exactly if it is not above the limit, however they are spelt.
+    #[test]
+    fn requests_are_within_limits(request in 0_u64..4000, limit in 0_u64..4000, decimal in any::<bool>()) {
+        let spelt = |n: u64| if decimal { format!("{}.{:03}", n / 1000, n % 1000) } else { format!("{n}m") };
+        let template = format!(
+            "spec: {{containers: [{{name: gluetun, resources: {{requests: {{cpu: '{}'}}, limits: {{cpu: '{limit}m'}}}}}}]}}",
+            spelt(request)
+        );
+        prop_assert_eq!(Template::parse(&template).is_ok(), request <= limit, "{}", template);
+    }
+
     /// Whatever is taken can be merged, and what makes the pod an exit stays.
     #[test]
     fn what_is_taken_leaves_an_exit(text in "(metadata|spec)?: ?[{\\[a-zA-Z0-9:,'\"}\\] \n-]{0,80}") {

@@ -1,7 +1,7 @@
-//! The requests that are no Kubernetes objects: access reviews, and the `/simulator` paths, by which
+//! The requests that are no Kubernetes objects: reviews of rights and of users, and the `/simulator` paths, by which
 //! another process sets faults and counts requests.
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
@@ -9,7 +9,7 @@ use super::faults::{FaultCommand, Faults, RequestInfo, RuleId, Verb};
 use super::json::{at, text};
 use super::mount::ControlRequest;
 use super::requests::RequestLog;
-use super::router::AUTHORIZATION;
+use super::router::{AUTHENTICATION, AUTHORIZATION};
 use super::server::Server;
 use super::status::{Failure, FieldError};
 
@@ -68,6 +68,36 @@ fn forbidden(faults: &Faults, wanted: &Value, user_agent: &str) -> Option<String
         user_agent: user_agent.to_owned(),
     };
     faults.forbids(&request).map(|refusal| refusal.message)
+}
+
+/// `POST selfsubjectreviews`: nobody has to say who he is, but whoever speaks for a user is that one.
+pub(super) fn subject(
+    server: &Server,
+    user_agent: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Answer, Failure> {
+    serde_json::from_slice::<serde_json::Map<String, Value>>(body)
+        .map_err(|error| Failure::bad_request(format!("the review cannot be read: {error}")))?;
+    let given = |name: &str| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let mut groups: Vec<&str> = given("impersonate-group").collect();
+    let user = given("impersonate-user").next().unwrap_or("system:anonymous");
+    groups.push(if user == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" });
+    server.requests.record(
+        RequestInfo {
+            verb: Verb::Create,
+            resource: "selfsubjectreviews".into(),
+            namespace: None,
+            name: None,
+            user_agent: user_agent.to_owned(),
+        },
+        201,
+    );
+    let review = json!({
+        "apiVersion": format!("{AUTHENTICATION}/v1"), "kind": "SelfSubjectReview", "metadata": {},
+        "status": {"userInfo": {"username": user, "groups": groups}},
+    });
+    Ok(Answer::value(StatusCode::CREATED, &review))
 }
 
 /// Whatever is below `/simulator`: the server's own paths, and those that others have mounted.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::resources::{Kind, Subresource};
-use super::router::AUTHORIZATION;
+use super::router::REVIEWS;
 
 /// The Kubernetes minor version whose API this is: that of the types that bodies are checked against.
 const MINOR: &str = "33";
@@ -29,7 +29,7 @@ pub(super) fn core_versions(address: SocketAddr) -> Value {
 
 fn group_names() -> Vec<&'static str> {
     let mut groups: Vec<&str> = Kind::ALL.iter().map(|kind| kind.group()).collect();
-    groups.push(AUTHORIZATION);
+    groups.extend(REVIEWS.iter().map(|(group, ..)| *group));
     groups.retain(|group| !group.is_empty());
     groups.dedup();
     groups
@@ -66,10 +66,10 @@ pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
         resources.push(resource(kind));
         resources.extend(kind.subresources().iter().map(|part| subresource(kind, *part)));
     }
-    if group == AUTHORIZATION {
+    for (_, kind, plural, _) in REVIEWS.iter().filter(|(of, ..)| *of == group) {
         resources.push(json!({
-            "name": "selfsubjectaccessreviews", "singularName": "selfsubjectaccessreview",
-            "namespaced": false, "kind": "SelfSubjectAccessReview", "verbs": ["create"],
+            "name": plural, "singularName": kind.to_ascii_lowercase(), "namespaced": false, "kind": kind,
+            "verbs": ["create"],
         }));
     }
     let group_version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
@@ -131,7 +131,16 @@ mod tests {
         let groups = groups();
         let names: Vec<&str> =
             groups["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["coordination.k8s.io", "batch", "events.k8s.io", AUTHORIZATION]);
+        assert_eq!(
+            names,
+            [
+                "coordination.k8s.io",
+                "batch",
+                "events.k8s.io",
+                "authorization.k8s.io",
+                "authentication.k8s.io"
+            ]
+        );
         assert_eq!(group("batch").unwrap()["preferredVersion"]["groupVersion"], "batch/v1");
         assert!(group("zz").is_none());
         assert_eq!(core_versions("127.0.0.1:1".parse().unwrap())["versions"], json!(["v1"]));

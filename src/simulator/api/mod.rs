@@ -6,7 +6,7 @@
 //!
 //! Pods (with `status`, `log` and `binding`), secrets, config maps, events (core/v1 and
 //! `events.k8s.io/v1`, which are the same events), leases, jobs (with `status`), namespaces, nodes (with
-//! `status`), and SelfSubjectAccessReviews; with the verbs get, list, watch, create, update, patch
+//! `status`), SelfSubjectAccessReviews and SelfSubjectReviews; with the verbs get, list, watch, create, update, patch
 //! (JSON merge, strategic merge, JSON and apply), delete and deletecollection; whole, as metadata, or
 //! as tables. Everybody may do everything, unless a fault says otherwise. Namespaces come into being
 //! with the first object in them. Answers were compared with those of a kube-apiserver 1.36; where they

@@ -89,6 +89,8 @@ pub(super) enum Route {
     Resource(Verb, Target),
     /// A SelfSubjectAccessReview.
     AccessReview,
+    /// A SelfSubjectReview.
+    SubjectReview,
     /// `/healthz`, `/livez`, `/readyz`.
     Health,
     /// `/version`.
@@ -138,9 +140,18 @@ pub(super) fn route(method: &Method, path: &str, query: &Query) -> Result<Route,
 
 /// The group of SelfSubjectAccessReview, which has no objects.
 pub(super) const AUTHORIZATION: &str = "authorization.k8s.io";
+/// The group of SelfSubjectReview, which has none either.
+pub(super) const AUTHENTICATION: &str = "authentication.k8s.io";
+
+/// Resources that are asked and not kept: group, kind, plural, and their route.
+pub(super) const REVIEWS: [(&str, &str, &str, Route); 2] = [
+    (AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews", Route::AccessReview),
+    (AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews", Route::SubjectReview),
+];
 
 fn known_group(group: &str) -> bool {
-    group == AUTHORIZATION || Kind::ALL.iter().any(|kind| !group.is_empty() && kind.group() == group)
+    [AUTHORIZATION, AUTHENTICATION].contains(&group)
+        || Kind::ALL.iter().any(|kind| !group.is_empty() && kind.group() == group)
 }
 
 fn resource(
@@ -150,12 +161,9 @@ fn resource(
     rest: &[&str],
     query: &Query,
 ) -> Result<Route, Failure> {
-    if group == AUTHORIZATION && version == "v1" && rest == ["selfsubjectaccessreviews"] {
-        return if method == Method::POST {
-            Ok(Route::AccessReview)
-        } else {
-            Err(Failure::method_not_allowed())
-        };
+    let review = REVIEWS.into_iter().find(|(of, _, plural, _)| *of == group && rest == [*plural]);
+    if let Some((.., route)) = review.filter(|_| version == "v1") {
+        return if method == Method::POST { Ok(route) } else { Err(Failure::method_not_allowed()) };
     }
     let (namespace, rest) = match rest {
         // A namespace itself, or a part of it.
@@ -296,6 +304,10 @@ mod tests {
         assert_eq!(
             ask("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"),
             Ok(Route::AccessReview)
+        );
+        assert_eq!(
+            ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews"),
+            Ok(Route::SubjectReview)
         );
     }
 

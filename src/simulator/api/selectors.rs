@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::json::{at, map, text};
 use super::resources::Kind;
 use super::status::Failure;
-use super::validate::names;
+use crate::kubernetes::names;
 
 /// Which objects a list or watch is about.
 #[derive(Clone, Debug, Default)]

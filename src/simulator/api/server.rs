@@ -177,6 +177,11 @@ impl Server {
                 Ok(body) => control::review(self, &user_agent, &body),
                 Err(failure) => Err(failure),
             },
+            Ok(Route::SubjectReview) => match read_body(body).await {
+                Ok(_) if !is_json(&head.headers) => Err(Failure::unsupported_body()),
+                Ok(body) => control::subject(self, &user_agent, &head.headers, &body),
+                Err(failure) => Err(failure),
+            },
             Ok(Route::Simulator(path)) => match read_body(body).await {
                 Ok(body) => control::answer(self, &head.method, &path, &body),
                 Err(failure) => Err(failure),
@@ -206,7 +211,11 @@ impl Server {
                     .map(|list| Answer::value(StatusCode::OK, &list))
                     .ok_or_else(Failure::no_such_resource);
             }
-            Route::Resource(..) | Route::AccessReview | Route::Simulator(_) | Route::Nothing => None,
+            Route::Resource(..)
+            | Route::AccessReview
+            | Route::SubjectReview
+            | Route::Simulator(_)
+            | Route::Nothing => None,
         };
         Ok(match found {
             Some(value) => Answer::value(StatusCode::OK, &value),

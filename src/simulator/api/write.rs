@@ -120,7 +120,7 @@ fn ensure_namespace(store: &Store, name: &str) -> Result<(), Failure> {
     if name.is_empty() || store.get(Kind::Namespace, "", name).is_some() {
         return Ok(());
     }
-    if validate::names::label(name).is_some() {
+    if crate::kubernetes::names::label(name).is_some() {
         return Err(Failure::not_found(Kind::Namespace, name));
     }
     let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});

@@ -2,7 +2,6 @@
 //! run into it. [`super::write`] calls it on objects whose types are right already ([`super::decode`])
 //! and whose defaults are filled in ([`super::defaults`]).
 
-pub(super) mod names;
 mod pods;
 
 use serde_json::Value;
@@ -10,6 +9,7 @@ use serde_json::Value;
 use super::json::{at, is_empty, list, map, text};
 use super::resources::Kind;
 use super::status::FieldError;
+use crate::kubernetes::names;
 
 /// Longest sum of keys and values of an object's annotations, in bytes.
 const ANNOTATIONS: usize = 256 << 10;

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::super::json::{at, is_empty, list, map, text};
-use super::super::quantity::Quantity;
 use super::super::status::FieldError;
-use super::names;
+use crate::kubernetes::names;
+use crate::kubernetes::quantity::Quantity;
 
 type Errors = Vec<FieldError>;
 

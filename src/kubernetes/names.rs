@@ -40,7 +40,8 @@ fn is_name_part(name: &str) -> bool {
 }
 
 /// An RFC 1123 label, such as a container's or a namespace's name.
-pub(in super::super) fn label(name: &str) -> Option<String> {
+#[must_use]
+pub fn label(name: &str) -> Option<String> {
     if name.len() > LABEL {
         return Some(too_long(LABEL));
     }
@@ -48,7 +49,8 @@ pub(in super::super) fn label(name: &str) -> Option<String> {
 }
 
 /// An RFC 1123 subdomain, such as most objects' names.
-pub(in super::super) fn subdomain(name: &str) -> Option<String> {
+#[must_use]
+pub fn subdomain(name: &str) -> Option<String> {
     if name.len() > SUBDOMAIN {
         return Some(too_long(SUBDOMAIN));
     }
@@ -56,7 +58,8 @@ pub(in super::super) fn subdomain(name: &str) -> Option<String> {
 }
 
 /// The key of a label or annotation: an optional subdomain, a slash, a name.
-pub(in super::super) fn qualified(key: &str) -> Option<String> {
+#[must_use]
+pub fn qualified(key: &str) -> Option<String> {
     let name = match key.split_once('/') {
         None => key,
         Some(("", _)) => return Some("prefix part must be non-empty".into()),
@@ -83,7 +86,8 @@ pub(in super::super) fn qualified(key: &str) -> Option<String> {
 }
 
 /// A label's value.
-pub(in super::super) fn label_value(value: &str) -> Option<String> {
+#[must_use]
+pub fn label_value(value: &str) -> Option<String> {
     if value.len() > LABEL {
         return Some(too_long(LABEL));
     }
@@ -91,7 +95,8 @@ pub(in super::super) fn label_value(value: &str) -> Option<String> {
 }
 
 /// A key of a ConfigMap or Secret.
-pub(in super::super) fn config_key(key: &str) -> Option<String> {
+#[must_use]
+pub fn config_key(key: &str) -> Option<String> {
     if key.len() > SUBDOMAIN {
         return Some(too_long(SUBDOMAIN));
     }
@@ -103,7 +108,8 @@ pub(in super::super) fn config_key(key: &str) -> Option<String> {
 }
 
 /// The name of an environment variable.
-pub(in super::super) fn env_name(name: &str) -> Option<String> {
+#[must_use]
+pub fn env_name(name: &str) -> Option<String> {
     let valid = name.chars().all(|c| (' '..='~').contains(&c) && c != '=');
     (!valid).then(|| {
         "a valid environment variable name must consist only of printable ASCII characters other than '='"

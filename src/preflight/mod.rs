@@ -1,7 +1,9 @@
 //! What can be known before the first request: whether the gateway has its rights, whether its pods would be
 //! admitted, and whether their image is pinned. `app` runs it at start and logs what is wrong, without waiting
 //! for it; `check --cluster` runs it for the operator, with the Secret as well, which the gateway itself may
-//! not and need not read.
+//! not and need not read, and says whom it has judged.
+
+mod judged;
 
 use std::fmt;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use crate::controller::manifest::{ADDRESSES, PRIVATE_KEY, SECRET};
 use crate::metrics::Metrics;
 use crate::servers::CONFIG_MAP;
 use crate::session::api::{ApiError, ForbiddenKind, Verb, call};
+
+pub use judged::Judged;
 
 /// For each question to the API server.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -133,20 +137,20 @@ impl fmt::Debug for Preflight<'_> {
 }
 
 impl Preflight<'_> {
-    /// Rights, admission of `pod`, and the image.
-    pub async fn run(&self, pod: &Pod) -> Vec<Finding> {
+    /// Rights, admission of `pod`, and the image; of the client, whom the findings name where `judged` does.
+    pub async fn run(&self, pod: &Pod, judged: Option<&Judged>) -> Vec<Finding> {
         let mut questions = Vec::new();
         let servers = if self.config.servers.is_none() { SERVERS_RIGHTS } else { &[] };
         for right in RIGHTS.iter().chain(servers) {
-            questions.extend(right.verbs.iter().map(|verb| self.right(right, verb)));
+            questions.extend(right.verbs.iter().map(|verb| self.right(right, verb, judged)));
         }
         let mut findings: Vec<Finding> = futures::stream::iter(questions).buffered(AT_ONCE).collect().await;
-        findings.push(self.admission(pod).await);
+        findings.push(self.admission(pod, judged).await);
         findings.push(image(&self.config.gluetun_image));
         findings
     }
 
-    async fn right(&self, right: &Right, verb: &'static str) -> Finding {
+    async fn right(&self, right: &Right, verb: &'static str, judged: Option<&Judged>) -> Finding {
         let (resource, subresource) = match right.resource.split_once('/') {
             Some((resource, part)) => (resource, Some(part)),
             None => (right.resource, None),
@@ -175,8 +179,10 @@ impl Preflight<'_> {
         let verdict = match asked.await.map(|review| review.status) {
             Ok(Some(status)) if status.allowed => Verdict::Good,
             Ok(_) => {
+                let other = judged.filter(|judged| judged.instead.is_some());
+                let whose = other.map_or_else(|| "the Role".to_owned(), |other| other.user.clone());
                 let why = format!(
-                    "the Role lacks verb {verb} of {} in namespace {}; apply k8s/02-rbac.yaml",
+                    "{whose} lacks verb {verb} of {} in namespace {}; apply k8s/02-rbac.yaml",
                     right.resource, self.config.namespace
                 );
                 if right.optional { Verdict::Warning(why) } else { Verdict::Bad(why) }
@@ -188,7 +194,7 @@ impl Preflight<'_> {
 
     /// Whether such a pod would be made: quota, Pod Security, admission policies and webhooks, and the API
     /// server's own validation of the operator's template.
-    async fn admission(&self, pod: &Pod) -> Finding {
+    async fn admission(&self, pod: &Pod, judged: Option<&Judged>) -> Finding {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.config.namespace);
         let dry = PostParams { dry_run: true, ..PostParams::default() };
         let asked = call(self.metrics, Verb::Create, DEADLINE, async { pods.create(&dry, pod).await }).await;
@@ -216,7 +222,8 @@ impl Preflight<'_> {
                 Verdict::Unknown(error.to_string())
             }
         };
-        Finding { what: "a VPN pod would be admitted".to_owned(), verdict }
+        let by = judged.map(|judged| format!(", made by {}", judged.user)).unwrap_or_default();
+        Finding { what: format!("a VPN pod would be admitted{by}"), verdict }
     }
 
     /// Whether the Secret with the VPN's key is there, with both keys: with the operator's own rights, since
