@@ -147,7 +147,6 @@ mod tests {
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
             assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 60);
         }
-        assert!(!SockRef::from(&dialled).tcp_quickack().unwrap());
         let client = SockRef::from(&accepted);
         assert_eq!(client.tcp_keepalive_interval().unwrap().as_secs(), 15);
         assert_eq!(client.tcp_keepalive_retries().unwrap(), 4);
