@@ -7,6 +7,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand};
 use gluetun_gateway::app::{App, Exit, Options};
 use gluetun_gateway::config::{Config, ConfigError, Environment, LogFormat, cluster};
@@ -55,7 +56,7 @@ enum Command {
         cluster: bool,
         /// Look at the rights of this user instead, and at what would be admitted of it, as kubectl's --as
         /// does: system:serviceaccount:gluetun-system:gluetun-gateway. The Secret is looked at as yourself.
-        #[arg(long = "as", value_name = "USER", requires = "cluster")]
+        #[arg(long = "as", value_name = "USER", requires = "cluster", value_parser = NonEmptyStringValueParser::new())]
         user: Option<String>,
         /// A group of that user's; may be repeated. Without it a service account has those it always has.
         #[arg(long = "as-group", value_name = "GROUP", requires = "user")]

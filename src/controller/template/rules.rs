@@ -40,9 +40,13 @@ const GLUETUN: &[&str] = &["env", "imagePullPolicy", "name", "resources", "volum
 /// Gluetun's settings that make the pod an exit of ours. The others that we set are choices (DNS, block
 /// lists, memory of the collector, …), which a template may make differently.
 const OURS: &[&str] = &[
+    // As Gluetun called the DNS server and the firewall before, whose old names win over the new ones.
+    "DOT",
+    "FIREWALL",
     "FIREWALL_INPUT_PORTS",
     "HEALTH_SERVER_ADDRESS",
     "SERVER_HOSTNAMES",
+    "VPNSP",
     "VPN_SERVICE_PROVIDER",
     "VPN_TYPE",
 ];
@@ -53,7 +57,7 @@ const OURS_BEGIN: &[(&str, &str)] = &[
     ("HTTPPROXY", "the gateway sets the proxy that it talks to"),
     ("HTTP_CONTROL_SERVER", "the gateway closes the control server"),
     ("WIREGUARD_PRIVATE_KEY", "it comes from the Secret gluetun-wireguard-credentials"),
-    ("WIREGUARD_ADDRESSES", "it comes from the Secret gluetun-wireguard-credentials"),
+    ("WIREGUARD_ADDRESS", "it comes from the Secret gluetun-wireguard-credentials"),
     ("SERVER_", "the gateway chooses the server, one hostname"),
     // What Gluetun read before it had these names, and still does (`internal/configuration/settings`).
     ("COUNTRY", "the gateway chooses the server, one hostname"),
@@ -75,11 +79,14 @@ const OURS_BEGIN: &[(&str, &str)] = &[
     ("PROXY", "the gateway sets the proxy that it talks to"),
     ("TINYPROXY", "the gateway sets the proxy that it talks to"),
     ("DNS_ADDRESS", "with it names go around the VPN"),
+    ("DNS_PLAINTEXT_ADDRESS", "with it names go around the VPN"),
+    ("DNS_UPSTREAM_PLAIN_ADDRESSES", "with it names go around the VPN"),
     ("DNS_SERVER", "without it names go around the VPN"),
     ("DNS_KEEP_NAMESERVER", "with it names go around the VPN"),
     ("FIREWALL_ENABLED", "without the firewall traffic can go around the VPN"),
     ("FIREWALL_OUTBOUND_SUBNETS", "with it traffic goes around the VPN"),
     ("EXTRA_SUBNETS", "with it traffic goes around the VPN"),
+    ("WIREGUARD_ALLOWED_IPS", "without all of them traffic goes around the VPN"),
 ];
 
 /// Beginnings of annotations that change what a pod may do or reach, and what they would change.
