@@ -29,6 +29,7 @@ pub mod drain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod hash;
 pub mod identity;
 pub mod kubernetes;
 pub mod metrics;

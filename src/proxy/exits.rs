@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::address::ByAddress;
+use super::address::{Address, ByAddress};
 use super::event::{Event, Waiter};
 use crate::accounts::Usage;
 use crate::identity::Account;
@@ -155,7 +155,7 @@ impl<T> Default for Watches<T> {
 impl<T: Ends> Watches<T> {
     /// A future that ends when it has ended.
     pub(super) fn gone(&mut self, of: &Arc<T>) -> Waiter {
-        let key = Arc::as_ptr(of).addr();
+        let key = Address::of(of);
         if let Some(watch) = self.by_address.get(&key) {
             return watch.gone.waiter();
         }

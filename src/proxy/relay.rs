@@ -3,14 +3,14 @@
 //! `tunnel`; how the bytes of one direction move is `half`'s.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{Interest, Ready};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::Instant;
 
 use super::buffers::Buffers;
 
@@ -131,56 +131,19 @@ impl Relay {
             Next::End(end) => end,
             Next::Down(done) => {
                 let Self { down, greeting, .. } = self;
-                let (client_in, mut client_out) = ends.client.split();
-                let (mut upstream_in, _) = ends.upstream.split();
-                // The ended side is read no more, so only its error tells of a reset.
-                let mut reset = pin!(client_in.ready(Interest::ERROR));
-                let mut clock = pin!(tokio::time::sleep(half_idle));
-                let mut since = Instant::now();
-                poll_fn(|cx| {
-                    let mut bytes = 0;
-                    let polled = down.poll(cx, &mut upstream_in, &mut client_out, buffers, true, &mut bytes);
-                    if bytes > 0 {
-                        since = Instant::now();
-                        moved(0, counted(greeting, bytes));
-                    }
-                    match polled {
-                        Poll::Ready(Ok(())) => Poll::Ready(done),
-                        Poll::Ready(Err(Broken::Source)) => Poll::Ready(End::Upstream),
-                        Poll::Ready(Err(Broken::Sink)) => Poll::Ready(End::Client),
-                        Poll::Pending => {
-                            poll_rest(cx, gone, reset.as_mut(), clock.as_mut(), (since, half_idle))
-                                .map(|rest| rest.end(End::Client))
-                        }
-                    }
-                })
-                .await
+                let (client_in, client_out) = ends.client.split();
+                let (upstream_in, _) = ends.upstream.split();
+                let way = OneWay { source: upstream_in, sink: client_out, ended: client_in };
+                let meaning = Meaning { done, source: End::Upstream, sink: End::Client };
+                way.run(down, buffers, gone, half_idle, meaning, |bytes| moved(0, counted(greeting, bytes)))
+                    .await
             }
             Next::Up => {
-                let Self { up, .. } = self;
-                let (mut client_in, _) = ends.client.split();
-                let (upstream_in, mut upstream_out) = ends.upstream.split();
-                let mut reset = pin!(upstream_in.ready(Interest::ERROR));
-                let mut clock = pin!(tokio::time::sleep(half_idle));
-                let mut since = Instant::now();
-                poll_fn(|cx| {
-                    let mut bytes = 0;
-                    let polled = up.poll(cx, &mut client_in, &mut upstream_out, buffers, true, &mut bytes);
-                    if bytes > 0 {
-                        since = Instant::now();
-                        moved(bytes, 0);
-                    }
-                    match polled {
-                        Poll::Ready(Ok(())) => Poll::Ready(End::Done),
-                        Poll::Ready(Err(Broken::Source)) => Poll::Ready(End::Client),
-                        Poll::Ready(Err(Broken::Sink)) => Poll::Ready(End::Linger),
-                        Poll::Pending => {
-                            poll_rest(cx, gone, reset.as_mut(), clock.as_mut(), (since, half_idle))
-                                .map(|rest| rest.end(End::Linger))
-                        }
-                    }
-                })
-                .await
+                let (client_in, _) = ends.client.split();
+                let (upstream_in, upstream_out) = ends.upstream.split();
+                let way = OneWay { source: client_in, sink: upstream_out, ended: upstream_in };
+                let meaning = Meaning { done: End::Done, source: End::Client, sink: End::Linger };
+                way.run(&mut self.up, buffers, gone, half_idle, meaning, |bytes| moved(bytes, 0)).await
             }
         }
     }
@@ -231,46 +194,67 @@ fn counted(greeting: &mut u32, bytes: u64) -> u64 {
     bytes - own
 }
 
-/// What may end the second phase, in which one direction has ended, but the other direction. `since` is when something
-/// was moved last.
-fn poll_rest(
-    cx: &mut Context<'_>,
-    gone: &mut (impl Future<Output = ()> + Unpin),
-    reset: Pin<&mut impl Future<Output = io::Result<Ready>>>,
-    mut clock: Pin<&mut Sleep>,
-    (since, half_idle): (Instant, Duration),
-) -> Poll<Rest> {
-    if Pin::new(gone).poll(cx).is_ready() {
-        return Poll::Ready(Rest::Gone);
-    }
-    if let Poll::Ready(Ok(_)) = reset.poll(cx) {
-        return Poll::Ready(Rest::Reset);
-    }
-    // A coarse clock: it is set anew only when it has run out.
-    while clock.as_mut().poll(cx).is_ready() {
-        let due = since + half_idle;
-        if due <= Instant::now() {
-            return Poll::Ready(Rest::Idle);
-        }
-        clock.as_mut().reset(due);
-    }
-    Poll::Pending
+/// The sockets of the second phase, in which one direction has ended and the other goes on.
+struct OneWay<'a> {
+    source: ReadHalf<'a>,
+    sink: WriteHalf<'a>,
+    /// The side of the sink that has ended: it is read no more, so only its error tells of a reset.
+    ended: ReadHalf<'a>,
 }
 
-/// See [`poll_rest`].
-enum Rest {
-    Gone,
-    Reset,
-    Idle,
+/// What it means for the tunnel how the second phase ends.
+struct Meaning {
+    /// The source has ended too.
+    done: End,
+    /// The source broke off.
+    source: End,
+    /// The sink did.
+    sink: End,
 }
 
-impl Rest {
-    fn end(self, reset: End) -> End {
-        match self {
-            Self::Gone => End::Gone,
-            Self::Reset => reset,
-            Self::Idle => End::Idle,
-        }
+impl OneWay<'_> {
+    async fn run(
+        mut self,
+        half: &mut Half,
+        buffers: &Buffers,
+        gone: &mut (impl Future<Output = ()> + Unpin),
+        half_idle: Duration,
+        meaning: Meaning,
+        mut moved: impl FnMut(u64),
+    ) -> End {
+        let mut reset = pin!(self.ended.ready(Interest::ERROR));
+        let mut clock = pin!(tokio::time::sleep(half_idle));
+        let mut since = Instant::now();
+        poll_fn(|cx| {
+            let mut bytes = 0;
+            let polled = half.poll(cx, &mut self.source, &mut self.sink, buffers, true, &mut bytes);
+            if bytes > 0 {
+                since = Instant::now();
+                moved(bytes);
+            }
+            match polled {
+                Poll::Ready(Ok(())) => return Poll::Ready(meaning.done),
+                Poll::Ready(Err(Broken::Source)) => return Poll::Ready(meaning.source),
+                Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(meaning.sink),
+                Poll::Pending => {}
+            }
+            if Pin::new(&mut *gone).poll(cx).is_ready() {
+                return Poll::Ready(End::Gone);
+            }
+            if let Poll::Ready(Ok(_)) = reset.as_mut().poll(cx) {
+                return Poll::Ready(meaning.sink);
+            }
+            // A coarse clock: it is set anew only when it has run out.
+            while clock.as_mut().poll(cx).is_ready() {
+                let due = since + half_idle;
+                if due <= Instant::now() {
+                    return Poll::Ready(End::Idle);
+                }
+                clock.as_mut().reset(due);
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 

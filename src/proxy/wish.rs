@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::address::ByAddress;
+use super::address::{Address, ByAddress};
 use super::error::ProxyError;
 use crate::accounts::{Accounts, Policy};
 use crate::identity::{AuthError, Login};
@@ -84,7 +84,7 @@ impl Wishes {
     /// What is wrong with its username, in words for the client.
     pub(super) fn of(&mut self, login: &Arc<Login>, limits: &Limits) -> Result<Rc<Wish>, ProxyError> {
         self.refresh();
-        let address = Arc::as_ptr(login).addr();
+        let address = Address::of(login);
         if let Some((_, wish)) = self.by_login.get(&address) {
             return Ok(Rc::clone(wish));
         }

@@ -4,7 +4,7 @@
 //! 128 bits with keys that nobody knows: no two sessions ever meet in one. (A claim's name, by which the
 //! cluster knows a session, is 100 bits of a hash.)
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 
 use crate::selector::SessionKey;
 
@@ -72,30 +72,6 @@ impl Hasher for Both {
 
     fn finish(&self) -> u64 {
         self.one.finish()
-    }
-}
-
-/// Ids are hashes already.
-#[derive(Default)]
-pub(super) struct AsItIs(u64);
-
-/// For a map by ids.
-pub(super) type IsHash = BuildHasherDefault<AsItIs>;
-
-impl Hasher for AsItIs {
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // An id writes a number alone; anything else is still a hash, though a poor one.
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::claim::{Claim, Reason};
 use super::exit::Exit;
-use super::id::{Id, Ids, IsHash};
+use super::id::{Id, Ids};
 use super::pod::PodView;
+use crate::hash::IsHash;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
 

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::api::{destroy, start, text};
 use crate::support::http::{get, post, post_bytes};
 use crate::support::process::Process;
-use crate::support::{World, eventually, http};
+use crate::support::{Gateway, World, eventually, http};
 
 /// Begins a `/start` and does not wait for the answer.
 async fn begin(admin: std::net::SocketAddr) -> TcpStream {
@@ -106,10 +106,15 @@ on_both! {
         let client = begin(gateway.admin).await;
         eventually("its pod", || async { !world.pod_list().await.is_empty() }).await;
         drop(client);
-        gateway.begin_shutdown();
-        assert_eq!(gateway.ended().await, 0);
-        assert!(world.claim_list().await.is_empty());
+        ends_without_a_claim(&world, gateway).await;
     }
+}
+
+/// Nothing is left of a start that nobody has heard of once the gateway has ended.
+async fn ends_without_a_claim(world: &World, gateway: Gateway) {
+    gateway.begin_shutdown();
+    assert_eq!(gateway.ended().await, 0);
+    assert!(world.claim_list().await.is_empty());
 }
 
 /// Its pod was up and pinned, and the deletion of that has just begun.
@@ -127,9 +132,7 @@ async fn so_does_one_whose_answer_is_lost_as_the_gateway_ends() {
     eventually("its pod", || async { !world.pod_list().await.is_empty() }).await;
     drop(client);
     eventually("the deletion", || async { world.api().faults().hits(rule) > 0 }).await;
-    gateway.begin_shutdown();
-    assert_eq!(gateway.ended().await, 0);
-    assert!(world.claim_list().await.is_empty());
+    ends_without_a_claim(&world, gateway).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

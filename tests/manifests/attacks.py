@@ -102,6 +102,17 @@ LABELS = "labels and name must be those of a VPN pod"
 DEVICES = "no devices but the configured tun device"
 NO_ENV_FROM = "no envFrom, and no $(VARIABLE)"
 
+
+def program_from_an_annotation(place):
+    """A volume that has an annotation for a program, mounted at `place`."""
+    return {
+        "metadata/annotations/x": "#!/bin/sh",
+        "spec/volumes/+": {"name": "x", "downwardAPI": {"items": [
+            {"path": "iptables", "mode": 0o755, "fieldRef": {"fieldPath": "metadata.annotations['x']"}}]}},
+        f"{C}/volumeMounts/+": {"name": "x", "mountPath": place},
+    }
+
+
 # What it is called, what it changes of a VPN pod, and what the refusal says.
 PODS = [
     ("a privileged container",
@@ -142,18 +153,8 @@ PODS = [
     ("a subPath", {f"{C}/volumeMounts/0/subPath": "x"}, "subPath"),
     ("a subPathExpr", {f"{C}/volumeMounts/0/subPathExpr": "$(HTTPPROXY)"}, "subPath"),
     ("mount propagation", {f"{C}/volumeMounts/0/mountPropagation": "HostToContainer"}, "mount propagation"),
-    ("a program from an annotation", {
-        "metadata/annotations/x": "#!/bin/sh",
-        "spec/volumes/+": {"name": "x", "downwardAPI": {"items": [
-            {"path": "iptables", "mode": 0o755, "fieldRef": {"fieldPath": "metadata.annotations['x']"}}]}},
-        f"{C}/volumeMounts/+": {"name": "x", "mountPath": "/sbin"},
-    }, MOUNTS),
-    ("a program from an annotation, on a detour", {
-        "metadata/annotations/x": "#!/bin/sh",
-        "spec/volumes/+": {"name": "x", "downwardAPI": {"items": [
-            {"path": "iptables", "mode": 0o755, "fieldRef": {"fieldPath": "metadata.annotations['x']"}}]}},
-        f"{C}/volumeMounts/+": {"name": "x", "mountPath": "/mnt/../sbin"},
-    }, MOUNTS),
+    ("a program from an annotation", program_from_an_annotation("/sbin"), MOUNTS),
+    ("a program from an annotation, on a detour", program_from_an_annotation("/mnt/../sbin"), MOUNTS),
     ("an empty directory over Gluetun's own", {
         "spec/volumes/+": {"name": "x", "emptyDir": {}},
         f"{C}/volumeMounts/+": {"name": "x", "mountPath": "/gluetun"},

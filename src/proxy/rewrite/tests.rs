@@ -1,3 +1,6 @@
+//! Tests of `rewrite`, which alone uses them: which requests are of the common kind, and that their heads and those of
+//! their answers come out as hyper's way makes them.
+
 use super::super::head::room;
 use super::super::headers::HOP_BY_HOP;
 use super::*;
