@@ -5,8 +5,8 @@
 //! `rules` says which fields are whose, the modules beside it what each may say. So nothing that is allowed contradicts what is ours, save where a
 //! choice of ours is meant as a default (DNS, resources, tuning of Gluetun), and there the template wins.
 //!
-//! What the API server would refuse of every pod is refused here already, as far as a template can be judged
-//! by itself, and so is what the admission policy (`k8s/09-admission-policy.yaml`) would whatever its settings
+//! The common mistakes of which the API server would refuse every pod are refused here already (its finer rules are
+//! left to the dry run at start), and so is what the admission policy (`k8s/09-admission-policy.yaml`) would whatever its settings
 //! are: a gateway that starts and cannot start a pod is the worse of two.
 
 mod containers;
