@@ -349,6 +349,8 @@ impl Record {
 
     fn end(&mut self, outcome: Outcome) {
         self.finished = true;
+        // Before it is counted and logged: whoever reads that the request is over finds its place free.
+        self.slot = None;
         let counters = &self.counters;
         match (self.kind, outcome) {
             (Kind::Connect, Outcome::Ok) => counters.connect_ok.inc(),

@@ -38,7 +38,7 @@ async fn a_held_request_counts_and_gives_its_place_back_when_its_client_leaves()
     gateway.table.until_waiting(1).await;
     assert_eq!(gateway.tunnel("echo.test:7").await.1.code(), "account_quota");
     drop(held);
-    gateway.table.until_waiting(0).await;
+    eventually("its place", || gateway.requests("connect", "client_gone") == 1).await;
     let mut again = gateway.connect().await;
     again.write_all(connect("echo.test:7", "demo").as_bytes()).await.unwrap();
     gateway.table.until_waiting(1).await;
