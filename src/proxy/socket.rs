@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -66,12 +67,17 @@ fn socket(addr: SocketAddr) -> io::Result<Socket> {
 /// calls fewer for each tunnel.
 const EXIT_KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
 
-/// Connects to an exit.
+/// Connects to an exit. `first` is what it is to be sent first: the second of the result is how much of that is under
+/// way already.
 ///
 /// # Errors
 ///
 /// As the kernel says, or `TimedOut` after `limit`.
-pub(super) async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+pub(super) async fn connect(
+    addr: SocketAddr,
+    limit: Duration,
+    first: &[u8],
+) -> io::Result<(TcpStream, usize)> {
     let socket =
         Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
@@ -84,7 +90,17 @@ pub(super) async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<Tcp
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
         Ok(()) | Err(_) => {}
     }
+    // On one node the kernel is done with the handshake by now: no turn of the loop is needed to be told so, and no
+    // clock. To another node it is a system call for nothing.
+    let sent = match send(&socket, first, SendFlags::NOSIGNAL) {
+        Ok(sent) => sent,
+        Err(Errno::AGAIN | Errno::NOTCONN) => 0,
+        Err(error) => return Err(error.into()),
+    };
     let stream = TcpStream::from_std(socket.into())?;
+    if sent > 0 {
+        return Ok((stream, sent));
+    }
     let Ok(ready) = tokio::time::timeout(limit, stream.ready(Interest::WRITABLE)).await else {
         return Err(io::ErrorKind::TimedOut.into());
     };
@@ -92,7 +108,7 @@ pub(super) async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<Tcp
     if ready?.is_write_closed() {
         return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
     }
-    Ok(stream)
+    Ok((stream, 0))
 }
 
 /// Whether the error says that this process or machine has no more sockets, files, ports or memory for
@@ -140,7 +156,7 @@ mod tests {
     async fn both_sides_send_at_once_and_ask_for_life() {
         let (addr, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let listener = tokio::net::TcpListener::from_std(listeners.into_iter().next().unwrap()).unwrap();
-        let dialled = connect(addr, Duration::from_secs(5)).await.unwrap();
+        let (dialled, _) = connect(addr, Duration::from_secs(5), b"").await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         for stream in [&dialled, &accepted] {
             let socket = SockRef::from(stream);
@@ -156,8 +172,44 @@ mod tests {
     async fn a_failed_connection_says_why() {
         let (addr, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         drop(listeners);
-        let error = connect(addr, Duration::from_secs(5)).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        for first in ["", "x"] {
+            let error = connect(addr, Duration::from_secs(5), first.as_bytes()).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_first_is_counted() {
+        use tokio::io::AsyncReadExt;
+
+        let (addr, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listeners.into_iter().next().unwrap()).unwrap();
+        let first = vec![7; 64 * 1024 * 1024];
+        let (dialled, sent) = connect(addr, Duration::from_secs(5), &first).await.unwrap();
+        // No more than fits into the buffers of two sockets.
+        assert!(0 < sent && sent < first.len(), "{sent}");
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        drop(dialled);
+        let mut got = Vec::new();
+        accepted.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), sent);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_is_waited_for_until_the_limit() {
+        // A listener whose queue is full answers no handshake.
+        let listener = socket("127.0.0.1:0".parse().unwrap()).unwrap();
+        listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        let error = loop {
+            match connect(addr, Duration::from_millis(200), b"x").await {
+                Ok(stream) => queued.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

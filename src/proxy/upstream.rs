@@ -102,10 +102,10 @@ async fn try_open(
     let timings = &thread.shared.timings;
     let mut pauses = timings.dial_pauses.iter();
     loop {
-        match socket::connect(exit.proxy_addr, timings.dial).await {
-            Ok(stream) => {
+        match dial(exit, target, timings.dial).await {
+            Ok(begun) => {
                 trail.step(Step::Dialled);
-                match converse(thread, exit, target, stream, trail).await? {
+                match converse(thread, exit, target, begun, trail).await? {
                     Some(tunnel) => return Ok(tunnel),
                     None => trail.step(Step::ExitClosed),
                 }
@@ -136,13 +136,14 @@ async fn converse(
     thread: &Rc<Thread>,
     exit: &Arc<Exit>,
     target: &Target,
-    stream: TcpStream,
+    begun: Begun,
     trail: &mut Trail,
 ) -> Result<Option<Tunnel>, Failure> {
+    let Begun { stream, rest } = begun;
     let shared = &thread.shared;
     let deadline = Instant::now() + shared.timings.connect;
     let answer = {
-        let mut answer = pin!(exchange(&stream, exit, target, || trail.step(Step::ConnectSent)));
+        let mut answer = pin!(exchange(&stream, rest, || trail.step(Step::ConnectSent)));
         match await_answer(exit, answer.as_mut(), shared.timings.silent).await? {
             Some(answer) => Ok(answer),
             // Boxed, as all that few tunnels need: none is to hold the room for it.
@@ -231,19 +232,29 @@ async fn dead(thread: &Rc<Thread>, exit: &Arc<Exit>, deadline: Instant) -> bool 
 /// # Errors
 ///
 /// When the exit cannot be reached or breaks off.
-pub(super) async fn ask(exit: &Exit, target: &Target, dial: Duration) -> io::Result<(TcpStream, Answer)> {
-    let stream = socket::connect(exit.proxy_addr, dial).await?;
-    let answer = exchange(&stream, exit, target, || {}).await?;
+pub(super) async fn ask(exit: &Exit, target: &Target, limit: Duration) -> io::Result<(TcpStream, Answer)> {
+    let Begun { stream, rest } = dial(exit, target, limit).await?;
+    let answer = exchange(&stream, rest, || {}).await?;
     Ok((stream, answer))
 }
 
-async fn exchange(
-    stream: &TcpStream,
-    exit: &Exit,
-    target: &Target,
-    sent: impl FnOnce(),
-) -> io::Result<Answer> {
-    write_all(stream, &connect_head(exit, target)).await?;
+/// A connection to an exit's proxy.
+struct Begun {
+    stream: TcpStream,
+    /// What is left to send of the CONNECT.
+    rest: Vec<u8>,
+}
+
+async fn dial(exit: &Exit, target: &Target, limit: Duration) -> io::Result<Begun> {
+    let mut head = connect_head(exit, target);
+    let (stream, sent) = socket::connect(exit.proxy_addr, limit, &head).await?;
+    Ok(Begun { stream, rest: head.split_off(sent) })
+}
+
+/// Sends the rest of a CONNECT, and reads the answer.
+async fn exchange(stream: &TcpStream, rest: Vec<u8>, sent: impl FnOnce()) -> io::Result<Answer> {
+    write_all(stream, &rest).await?;
+    drop(rest);
     sent();
     let mut bytes = Vec::with_capacity(1024);
     // Where the last head begins: there may be interim ones before it (RFC 9110, 15.2).
