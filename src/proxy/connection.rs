@@ -24,7 +24,7 @@ use super::stage::Stage;
 use super::target::{Target, TargetError};
 use super::thread::{Connection, Thread};
 use super::tunnel::{Greeting, Tunnel, shut};
-use super::upstream::{poll_read_some, read_some, write_all};
+use super::upstream::{drained, poll_read_some, read_some, write_all};
 
 /// Failed logins on one connection: then it closes, and guessing costs a connection each.
 const MAX_REFUSED: u32 = 2;
@@ -51,7 +51,12 @@ pub(super) fn serve(
 fn read_first(thread: &Thread, stream: &TcpStream) -> Option<Vec<u8>> {
     let mut bytes = thread.buffers.take_head();
     match rustix::io::read(stream, spare_capacity(&mut bytes)) {
-        Ok(1..) => return Some(bytes),
+        Ok(1..) => {
+            if bytes.len() < bytes.capacity() {
+                drained(stream);
+            }
+            return Some(bytes);
+        }
         Err(Errno::AGAIN | Errno::INTR) => {}
         Ok(0) | Err(_) => return None,
     }

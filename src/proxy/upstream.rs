@@ -248,7 +248,8 @@ struct Begun {
 async fn dial(exit: &Exit, target: &Target, limit: Duration) -> io::Result<Begun> {
     let mut head = connect_head(exit, target);
     let (stream, sent) = socket::connect(exit.proxy_addr, limit, &head).await?;
-    Ok(Begun { stream, rest: head.split_off(sent) })
+    head.drain(..sent);
+    Ok(Begun { stream, rest: head })
 }
 
 /// Sends the rest of a CONNECT, and reads the answer.
@@ -342,7 +343,7 @@ pub(super) fn poll_read_some(
 
 /// A read that did not fill its buffer has emptied the socket: the next one waits for news instead of asking the
 /// kernel. An end is news, too, and is not forgotten by this. (`AsyncRead` of tokio's streams does the same.)
-fn drained(stream: &TcpStream) {
+pub(super) fn drained(stream: &TcpStream) {
     let nothing =
         stream.try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
     debug_assert!(nothing.is_err());
