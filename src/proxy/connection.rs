@@ -46,13 +46,13 @@ pub(super) fn serve(
 }
 
 /// What a client has sent by the time that it is looked at first, mostly all of its head; `None` if it has closed. Read
-/// behind the runtime's back, which knows of no news yet and, asked in time, is told of none by the kernel either: it
-/// saves a turn of the loop.
+/// behind the runtime's back, which need not have heard of it yet: it saves a turn of the loop.
 fn read_first(thread: &Thread, stream: &TcpStream) -> Option<Vec<u8>> {
     let mut bytes = thread.buffers.take_head();
     match rustix::io::read(stream, spare_capacity(&mut bytes)) {
         Ok(1..) => {
             if bytes.len() < bytes.capacity() {
+                // Or the next look would be for what has just been read.
                 drained(stream);
             }
             return Some(bytes);
