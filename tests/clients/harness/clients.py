@@ -54,6 +54,8 @@ class Client:
     udp: tuple = ()
     #: Connections that it makes at most for requests one after the other.
     connections: int = 1
+    #: Tunnels that it may open beside those that it uses.
+    spare_tunnels: int = 0
 
     def run(self, world, user, *urls, password="demo", variables=None, environment=(), command=None):
         """What the client tells of each URL: `{"status", "body"}` or `{"error", "code"}`. With
@@ -115,6 +117,8 @@ CLIENTS = (
     Client(
         "chromium", "chromium", ("node", "{cache}/node/chromium.mjs"),
         challenge_first=True, connect_407="ERR_HTTP_RESPONSE_CODE_FAILURE", connect_400="ERR_TUNNEL_CONNECTION_FAILED",
+        # Where a tunnel is not open after 250 ms, it dials a second one beside it and keeps what comes last for later.
+        spare_tunnels=1,
         variables_with_user=False, gives_up=30, udp=("node", "{cache}/node/chromium-udp.mjs"),
     ),
 )
