@@ -23,7 +23,7 @@ pub(super) trait Source {
     /// Reads into a buffer; nothing at the end.
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
 
-    /// Moves into an empty pipe; 0 at the end.
+    /// Moves into an empty pipe; 0 at the end, and where only a read goes on.
     fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>>;
 }
 
@@ -168,11 +168,8 @@ impl Half {
             && let Some(mut pipe) = buffers.take_pipe()
         {
             match source.poll_fill(cx, &mut pipe) {
-                Poll::Ready(Ok(0)) => {
-                    buffers.give_pipe(pipe);
-                    self.ended = true;
-                    return Poll::Ready(Ok(None));
-                }
+                // The end, or the mark of urgent data, behind which there may be more: a read tells.
+                Poll::Ready(Ok(0)) => buffers.give_pipe(pipe),
                 Poll::Ready(Ok(n)) => {
                     self.large = n >= SMALL;
                     return Poll::Ready(Ok(Some((Held::Pipe(pipe), n))));

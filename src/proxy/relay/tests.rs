@@ -183,6 +183,27 @@ fn the_servers_half_close_is_passed_on_and_the_client_goes_on() {
     });
 }
 
+/// A splice stops at the mark of urgent data, and says of what lies behind it that it is the end.
+#[test]
+fn nothing_but_the_urgent_byte_is_lost_of_a_stream_that_has_one() {
+    run(|| async {
+        let mut rig = Rig::new().await;
+        let (before, behind) = (vec![1; 300_000], vec![2; 50_000]);
+        let server = async {
+            rig.server.write_all(&before).await.unwrap();
+            assert_eq!(socket2::SockRef::from(&rig.server).send_out_of_band(b"!").unwrap(), 1);
+            rig.server.write_all(&behind).await.unwrap();
+            rig.server.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (read, ()) = tokio::join!(rig.client.read_to_end(&mut got), server);
+        assert_eq!(read.unwrap(), before.len() + behind.len());
+        assert!(got.ends_with(&behind));
+        drop(rig.client);
+        assert_eq!(rig.relay.await.unwrap().0, End::Done);
+    });
+}
+
 #[test]
 fn resets_are_passed_on_in_either_direction() {
     run(|| async {
