@@ -36,6 +36,12 @@ impl World {
         Self { sessions: Sessions(Arc::clone(&shared)), shared, commands, version: 1 }
     }
 
+    /// Somebody who asks for the session's exit, and waits for it.
+    fn asks(&self) -> tokio::task::JoinHandle<Result<super::sessions::Acquired, AcquireError>> {
+        let sessions = self.sessions.clone();
+        tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await })
+    }
+
     fn claim_with(&mut self, change: impl FnOnce(&mut Lease)) {
         let claim = self.next_claim(change);
         self.shared.index().apply_claim(&self.shared.table, claim, true);

@@ -5,12 +5,7 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_thousand_waiters_make_one_request_and_all_get_the_exit() {
     let mut world = World::new();
-    let waiting: Vec<_> = (0..1000)
-        .map(|_| {
-            let sessions = world.sessions.clone();
-            tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await })
-        })
-        .collect();
+    let waiting: Vec<_> = (0..1000).map(|_| world.asks()).collect();
     while world.sessions.waiting() < 1000 {
         tokio::task::yield_now().await;
     }
@@ -28,15 +23,11 @@ async fn a_thousand_waiters_make_one_request_and_all_get_the_exit() {
 #[tokio::test(start_paused = true)]
 async fn too_many_waiters_are_told_so_at_once() {
     let world = World::new();
-    let spawn = || {
-        let sessions = world.sessions.clone();
-        tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await })
-    };
-    let waiting: Vec<_> = (0..crate::session::WAITERS_PER_SESSION).map(|_| spawn()).collect();
+    let waiting: Vec<_> = (0..crate::session::WAITERS_PER_SESSION).map(|_| world.asks()).collect();
     while world.sessions.waiting() < crate::session::WAITERS_PER_SESSION {
         tokio::task::yield_now().await;
     }
-    assert!(matches!(spawn().await.unwrap(), Err(AcquireError::QueueFull { .. })));
+    assert!(matches!(world.asks().await.unwrap(), Err(AcquireError::QueueFull { .. })));
     assert_eq!(
         world.sessions.waiting(),
         crate::session::WAITERS_PER_SESSION,
@@ -70,9 +61,7 @@ async fn what_the_leader_says_wakes_those_who_wait() {
     ] {
         let mut world = World::new();
         world.claim();
-        let sessions = world.sessions.clone();
-        let waiter =
-            tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await });
+        let waiter = world.asks();
         while world.sessions.waiting() == 0 {
             tokio::task::yield_now().await;
         }
@@ -161,8 +150,7 @@ async fn a_request_that_does_not_wait_gets_an_exit_whose_claim_is_only_to_be_ren
 #[tokio::test(start_paused = true)]
 async fn closing_sends_those_who_wait_away() {
     let world = World::new();
-    let sessions = world.sessions.clone();
-    let waiter = tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await });
+    let waiter = world.asks();
     while world.sessions.waiting() == 0 {
         tokio::task::yield_now().await;
     }
@@ -174,11 +162,7 @@ async fn closing_sends_those_who_wait_away() {
 async fn a_refusal_is_told_to_those_who_wait_and_tried_anew_for_those_who_come_later() {
     use crate::session::table::ControlError;
     let world = World::new();
-    let waits = || {
-        let sessions = world.sessions.clone();
-        tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await })
-    };
-    let refused = waits();
+    let refused = world.asks();
     while world.sessions.waiting() == 0 {
         tokio::task::yield_now().await;
     }
@@ -187,7 +171,7 @@ async fn a_refusal_is_told_to_those_who_wait_and_tried_anew_for_those_who_come_l
     let error = refused.await.unwrap().unwrap_err();
     assert_eq!(error, AcquireError::ControlPlaneForbidden { message: "create leases".to_owned() });
     let before = Instant::now();
-    let error = waits().await.unwrap().unwrap_err();
+    let error = world.asks().await.unwrap().unwrap_err();
     assert_eq!(error, AcquireError::StartTimeout { last: None });
     assert_eq!(before.elapsed(), Duration::from_secs(90));
 }
@@ -222,8 +206,7 @@ async fn a_rest_is_told_to_those_who_come_during_it_and_the_failure_to_those_who
     };
     let mut world = World::new();
     world.claim();
-    let sessions = world.sessions.clone();
-    let waiter = tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await });
+    let waiter = world.asks();
     while world.sessions.waiting() == 0 {
         tokio::task::yield_now().await;
     }
