@@ -48,7 +48,7 @@ pub struct Metrics {
     pub connections_open: IntGauge,
     /// Of those, the ones whose clients have not logged in.
     pub connections_unauthenticated: IntGauge,
-    /// Connections closed before their clients had logged in, to make room for newer ones.
+    /// Connections closed before their clients had logged in, to make room for newer ones or for those who have.
     pub connections_evicted: IntCounter,
     /// Bytes relayed, by `direction` (`up` towards the exit, `down` towards the client).
     pub bytes: IntCounterVec,
@@ -146,7 +146,7 @@ impl Metrics {
             )?,
             connections_evicted: counter(
                 "connections_evicted_total",
-                "Connections closed before a login, for newer ones",
+                "Connections closed before a login, for newer ones or those who have",
             )?,
             bytes: counters("bytes_total", "Bytes relayed", &["direction"])?,
             accept_paused: counter(

@@ -111,7 +111,15 @@ async fn try_open(
                 }
                 tracing::debug!(pod = %exit.pod, "the exit closed the connection without an answer");
             }
-            Err(error) if socket::is_exhausted(&error) => return Err(Failure::Answer(exhausted(&error))),
+            Err(error) if socket::is_exhausted(&error) => {
+                // Whoever has not logged in makes room for those who have.
+                if !thread.newcomers.evict() {
+                    return Err(Failure::Answer(exhausted(&error)));
+                }
+                // His socket is closed when the thread next looks at its tasks, which it does before this goes on.
+                tokio::task::yield_now().await;
+                continue;
+            }
             Err(error) => {
                 trail.note(Step::DialFailed, &error);
                 tracing::debug!(pod = %exit.pod, %error, "cannot connect to the exit");

@@ -1,6 +1,5 @@
-//! Connections from accept to close: time limits, numbers, the drain, and running out of files.
+//! Connections from accept to close: time limits, numbers and the drain.
 
-use std::io::{Read, Seek, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,64 +152,6 @@ async fn what_outlasts_the_drain_is_reset_and_recorded() {
     assert_eq!(gateway.requests("connect", "cut"), 1);
     assert_eq!(gateway.metrics().connections_open.get(), 0);
     assert_eq!(gateway.metrics().tunnels_open.get(), 0);
-}
-
-/// Set in the process that runs out of files, which is this program anew.
-const CHILD: &str = "GLUETUN_GATEWAY_TEST_FILES";
-
-#[test]
-fn running_out_of_files_pauses_accepting() {
-    if std::env::var_os(CHILD).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(out_of_files());
-        return;
-    }
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "proxy::tests::lifecycle::running_out_of_files_pauses_accepting", "--nocapture"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Processor time of this process so far, from a file that is open already.
-fn cpu(file: &mut std::fs::File) -> Duration {
-    let mut stat = String::new();
-    file.rewind().unwrap();
-    file.read_to_string(&mut stat).unwrap();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
-}
-
-async fn out_of_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let gateway = Gateway::start(None);
-    let mut stat = std::fs::File::open("/proc/self/stat").unwrap();
-    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = Some(open + 20);
-    setrlimit(Resource::Nofile, limit).unwrap();
-    // Each takes a file on both sides, so the last ones stay in the queue.
-    let mut clients = Vec::new();
-    while let Ok(client) = std::net::TcpStream::connect(gateway.addr) {
-        clients.push(client);
-    }
-    eventually("a pause", || gateway.metrics().accept_paused.get() > 0).await;
-    let (before, cpu_before) = (gateway.metrics().accept_paused.get(), cpu(&mut stat));
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let pauses = gateway.metrics().accept_paused.get() - before;
-    assert!(pauses <= 60, "{pauses} pauses of two threads in 2 s");
-    assert!(cpu(&mut stat) - cpu_before < Duration::from_millis(500), "it spins");
-    // With files again, those who waited are served.
-    let mut last = clients.pop().unwrap();
-    clients.truncate(2);
-    last.write_all(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    let read = tokio::task::spawn_blocking(move || {
-        let mut bytes = [0; 12];
-        last.read_exact(&mut bytes).map(|()| bytes)
-    });
-    assert_eq!(&read.await.unwrap().unwrap(), b"HTTP/1.1 407");
 }
 
 #[tokio::test]

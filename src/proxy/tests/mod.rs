@@ -5,6 +5,7 @@ mod accounts;
 mod connect;
 mod direct;
 mod failures;
+mod files;
 mod lifecycle;
 mod plain;
 mod pod;

@@ -56,9 +56,14 @@ impl Pod {
                 }
             }
         });
-        let pod = Self { addr, exit: Exit::at(addr), state };
+        let pod = Self { state, ..Self::at(addr) };
         pod.route("1.1.1.1:53", Route::Refused("dial tcp 1.1.1.1:53: connect: connection refused"));
         pod
+    }
+
+    /// One that runs there, in another process.
+    pub(super) fn at(addr: SocketAddr) -> Self {
+        Self { addr, exit: Exit::at(addr), state: Arc::default() }
     }
 
     /// Sets what a CONNECT to `target` gets; without, the name does not exist.

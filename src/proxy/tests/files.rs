@@ -1,0 +1,140 @@
+//! A gateway that runs out of files. The limit on them is one of a process, so each test of this runs its gateway in
+//! a process of its own: this program anew, with one test to run.
+
+use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::rig::{ask, connect, rest};
+use super::*;
+
+/// Set in the other process: what it is to know.
+const CHILD: &str = "GLUETUN_GATEWAY_TEST_FILES";
+
+/// The test of that name in a process of its own.
+fn child(test: &str, told: &str) -> Command {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", &format!("proxy::tests::files::{test}"), "--nocapture"]).env(CHILD, told);
+    child
+}
+
+/// What the other process was told, in the other process.
+fn told() -> Option<String> {
+    std::env::var(CHILD).ok()
+}
+
+/// Lets this process open so many files more.
+fn leave_files(count: u64) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = Some(open + count);
+    setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}
+
+#[test]
+fn running_out_of_files_pauses_accepting() {
+    if told().is_some() {
+        return run(out_of_files());
+    }
+    let output = child("running_out_of_files_pauses_accepting", "").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Processor time of this process so far, from a file that is open already.
+fn cpu(file: &mut std::fs::File) -> Duration {
+    let mut stat = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut stat).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+async fn out_of_files() {
+    let gateway = Gateway::start(None);
+    let mut stat = std::fs::File::open("/proc/self/stat").unwrap();
+    leave_files(20);
+    // Each takes a file on both sides, so the last ones stay in the queue.
+    let mut clients = Vec::new();
+    while let Ok(client) = std::net::TcpStream::connect(gateway.addr) {
+        clients.push(client);
+    }
+    eventually("a pause", || gateway.metrics().accept_paused.get() > 0).await;
+    let (before, cpu_before) = (gateway.metrics().accept_paused.get(), cpu(&mut stat));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let pauses = gateway.metrics().accept_paused.get() - before;
+    assert!(pauses <= 60, "{pauses} pauses of two threads in 2 s");
+    assert!(cpu(&mut stat) - cpu_before < Duration::from_millis(500), "it spins");
+    // With files again, those who waited are served.
+    let mut last = clients.pop().unwrap();
+    clients.truncate(2);
+    last.write_all(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = [0; 12];
+        last.read_exact(&mut bytes).map(|()| bytes)
+    });
+    assert_eq!(&read.await.unwrap().unwrap(), b"HTTP/1.1 407");
+}
+
+#[test]
+fn who_has_not_logged_in_gives_his_files_to_who_has() {
+    match told() {
+        Some(pod) => gateway_for(&Pod::at(pod.parse().unwrap())),
+        None => run(logged_in_among_the_silent()),
+    }
+}
+
+/// A gateway with few files, until this process is ended.
+fn gateway_for(pod: &Pod) {
+    let gateway = Gateway::threads(1, Some(pod), |_| {});
+    leave_files(24);
+    println!("\naddr {}", gateway.addr);
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+/// Ends the process with the test, however that ends.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn logged_in_among_the_silent() {
+    let pod = Pod::start().await;
+    pod.route("echo.test:7", Route::To(echo().await));
+    let mut child = child("who_has_not_logged_in_gives_his_files_to_who_has", &pod.addr.to_string());
+    let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Ended(child);
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let addr =
+        lines.find_map(|line| Some(line.unwrap().strip_prefix("addr ")?.to_owned())).expect("its address");
+
+    // When the first of them is ended, no files are left.
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(&addr).await.unwrap());
+    }
+    assert_eq!(rest(&mut silent[0]).await, b"");
+    // Each of these needs a file now, and another when it asks.
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(TcpStream::connect(&addr).await.unwrap());
+    }
+    for client in &mut clients {
+        let answer = ask(client, &connect("echo.test:7", "demo")).await;
+        assert_eq!((answer.status, answer.code()), (200, "-"));
+        client.write_all(b"here").await.unwrap();
+        client.read_exact(&mut [0; 4]).await.unwrap();
+    }
+}
