@@ -5,7 +5,6 @@
 //! an API server (the embedded one), and the gateway's own watches read them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use std::hash::{BuildHasher, RandomState};
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -27,7 +26,7 @@ use gluetun_gateway::proxy::relay::{Ends, Relay};
 use gluetun_gateway::selector::{Limits, SessionKey, Username, resolve};
 use gluetun_gateway::servers::{Catalogue, Server};
 use gluetun_gateway::session::claim::{Claim, NewClaim};
-use gluetun_gateway::session::{Sessions, sessions};
+use gluetun_gateway::session::{SessionId, Sessions, sessions};
 use gluetun_gateway::simulator::api::ApiServer;
 use gluetun_gateway::simulator::gluetun::SERVERS_JSON;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -37,6 +36,11 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::runtime::{Builder, LocalOptions, Runtime};
 use tokio_util::sync::CancellationToken;
+
+/// As the program has it.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const PASSWORD: &str = "open-sesame";
 
@@ -147,6 +151,7 @@ fn credentials(c: &mut Criterion) {
 struct Filled {
     sessions: Sessions,
     keys: Vec<SessionKey>,
+    ids: Vec<SessionId>,
     stop: CancellationToken,
     control: Option<JoinHandle<()>>,
 }
@@ -185,8 +190,9 @@ impl Filled {
         waiting.block_on(async {
             tokio::time::timeout(Duration::from_secs(120), sessions.synced()).await.expect("the first lists");
         });
-        for key in &keys {
-            assert!(sessions.hit(key).is_some(), "{} has an exit", key.canonical());
+        let ids: Vec<SessionId> = keys.iter().map(|key| sessions.id(key)).collect();
+        for (id, key) in ids.iter().zip(&keys) {
+            assert!(sessions.hit(*id).is_some(), "{} has an exit", key.canonical());
         }
         println!(
             "{} sessions with exits: created in {:.1} s, listed in {:.1} s",
@@ -194,7 +200,7 @@ impl Filled {
             filled.as_secs_f64(),
             (begun.elapsed() - filled).as_secs_f64()
         );
-        Self { sessions, keys, stop, control: Some(control) }
+        Self { sessions, keys, ids, stop, control: Some(control) }
     }
 }
 
@@ -268,30 +274,26 @@ async fn session(
 const BATCH: u64 = 32;
 
 /// How long `threads` threads take for `rounds` hits each, all at once; of threads that do not take equally
-/// long, the mean. Each goes through `keys` in an order of its own. A request has just made its key, so
-/// that the keys are read before the time is taken; what the table has is as far away as it happens to be.
-fn hits(sessions: &Sessions, keys: &[SessionKey], threads: usize, rounds: u64) -> Duration {
+/// long, the mean. Each goes through `ids` in an order of its own. A request has its id from its login, so
+/// that they are read before the time is taken; what the table has is as far away as it happens to be.
+fn hits(sessions: &Sessions, ids: &[SessionId], threads: usize, rounds: u64) -> Duration {
     let barrier = Barrier::new(threads);
-    let hasher = RandomState::new();
     let taken: Duration = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|thread| {
-                let (barrier, hasher) = (&barrier, &hasher);
+                let barrier = &barrier;
                 scope.spawn(move || {
                     // A stride that is prime visits all, and the next is never beside the last.
                     let mut order =
-                        (thread * keys.len() / threads..).step_by(7919).map(|n| &keys[n % keys.len()]);
+                        (thread * ids.len() / threads..).step_by(7919).map(|n| ids[n % ids.len()]);
                     let (mut batch, mut left, mut taken) = (Vec::new(), rounds, Duration::ZERO);
                     barrier.wait();
                     while left > 0 {
                         batch.clear();
                         batch.extend(order.by_ref().take(left.min(BATCH) as usize));
-                        for key in &batch {
-                            black_box(hasher.hash_one(key));
-                        }
                         let begun = Instant::now();
-                        for key in &batch {
-                            assert!(black_box(sessions.hit(key)).is_some());
+                        for id in &batch {
+                            assert!(black_box(sessions.hit(*id)).is_some());
                         }
                         taken += begun.elapsed();
                         left -= batch.len() as u64;
@@ -308,13 +310,18 @@ fn hits(sessions: &Sessions, keys: &[SessionKey], threads: usize, rounds: u64) -
 fn sessions_hit(c: &mut Criterion) {
     let filled = Filled::new();
     let mut group = c.benchmark_group("hit");
+    // Once a login and thread.
+    group.bench_function("id_of_a_key", |b| {
+        let mut keys = filled.keys.iter().cycle();
+        b.iter(|| keys.next().map(|key| black_box(filled.sessions.id(key))));
+    });
     for threads in [1, 2, 4] {
         group.throughput(Throughput::Elements(threads as u64));
         group.bench_function(BenchmarkId::new("10000_sessions", format!("{threads}_threads")), |b| {
-            b.iter_custom(|rounds| hits(&filled.sessions, &filled.keys, threads, rounds));
+            b.iter_custom(|rounds| hits(&filled.sessions, &filled.ids, threads, rounds));
         });
         group.bench_function(BenchmarkId::new("the_same_session", format!("{threads}_threads")), |b| {
-            b.iter_custom(|rounds| hits(&filled.sessions, &filled.keys[..1], threads, rounds));
+            b.iter_custom(|rounds| hits(&filled.sessions, &filled.ids[..1], threads, rounds));
         });
     }
     group.finish();

@@ -84,15 +84,15 @@ pub(super) async fn start(
         id: started.pod.public_id().to_owned(),
         proxy: proxy(&started)?,
         pod_name: started.pod.name.clone(),
-        pod_ip: started.acquired.exit.proxy_addr.ip(),
+        pod_ip: started.grant.exit.proxy_addr.ip(),
         username: started.pod.user.clone().unwrap_or_default(),
         password: started.pod.password.as_ref().map(|p| p.expose().to_owned()).unwrap_or_default(),
         service: Service::of(&started.pod, &admin.config),
     };
     let bytes = serde_json::to_vec(&answer).map_err(|error| failed(&error.to_string()))?;
     tracing::info!(
-        pod = %started.pod.name, session = %started.acquired.session, server = %started.acquired.exit.server,
-        waited_ms = u64::try_from(started.acquired.waited.as_millis()).unwrap_or(u64::MAX),
+        pod = %started.pod.name, session = %started.grant.exit.session(), server = %started.grant.exit.server,
+        waited_ms = u64::try_from(started.grant.waited.as_millis()).unwrap_or(u64::MAX),
         "pod started for a client of the admin API"
     );
     // From here on nothing waits: either the answer takes the pod with it, or its loss does.
@@ -229,7 +229,7 @@ fn proxy(started: &Started) -> Result<String, Failure> {
     let (Some(user), Some(password)) = (&started.pod.user, &started.pod.password) else {
         return Err(failed("its pod has no credentials"));
     };
-    let addr = std::net::SocketAddr::new(started.acquired.exit.proxy_addr.ip(), PROXY_PORT);
+    let addr = std::net::SocketAddr::new(started.grant.exit.proxy_addr.ip(), PROXY_PORT);
     Ok(format!("http://{user}:{}@{addr}", password.expose()))
 }
 

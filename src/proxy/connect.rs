@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::{Code, ProxyError};
-use super::exits::Grant;
 use super::head::Authorization;
 use super::record::Record;
 use super::target::{Target, TargetError};
@@ -20,7 +19,7 @@ use super::upstream::{self, Failure, Tunnel};
 use super::wish::Wish;
 use crate::accounts::{OverQuota, Quota};
 use crate::identity::{AuthError, Login, split_basic};
-use crate::session::{AcquireError, Fault};
+use crate::session::{AcquireError, Fault, Grant};
 
 /// Exits that one request tries at most.
 const EXITS: u32 = 3;
@@ -90,7 +89,7 @@ pub(super) async fn admit(
         },
     };
     record.trail.step(Step::Authenticated);
-    let wish = thread.wishes.borrow_mut().of(&login, &thread.shared.limits);
+    let wish = thread.wishes.borrow_mut().of(&login, &thread.shared.limits, &*thread.shared.exits);
     let wish = wish.inspect_err(|_| record.account = Some(Arc::from(login.account.as_str())))?;
     record.account = Some(Arc::clone(&wish.account));
     record.selector = Some(Arc::clone(&wish.selector));
@@ -229,7 +228,7 @@ impl Hold {
             }
         };
         let exits = &thread.shared.exits;
-        let grant = match exits.hit(&wish.key) {
+        let grant = match exits.hit(wish.id) {
             Some(grant) => {
                 match self.exits {
                     0 => record.trail.also(Step::ExitFound),

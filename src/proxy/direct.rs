@@ -21,7 +21,6 @@ use super::connect::{Admitted, Credentials, Hold, Opened, admit, check_target};
 use super::connection::{LINGER_BYTES, Sent, closes, refuse, send, while_there};
 use super::error::{Code, ProxyError};
 use super::event::Waiter;
-use super::exits::Grant;
 use super::forward::{no_answer, unasked};
 use super::head::{self, MAX_HEAD, Scan, Scanner};
 use super::origin::{self, Unanswered};
@@ -35,6 +34,7 @@ use super::thread::{Connection, Thread};
 use super::trail::Step;
 use super::tunnel::shut;
 use super::wish::Wish;
+use crate::session::Grant;
 
 /// What is read at once of requests: no more may lie behind one that is being answered.
 const ROOM: usize = MAX_HEAD + 1;
@@ -321,7 +321,7 @@ async fn answer(
         forwarding: thread.shared.forwarding,
         last: false,
     };
-    let key = Key::new(&grant.session, &grant.exit, &target);
+    let key = Key::new(grant.exit.session(), &grant.exit, &target);
     if let Some(wire) = thread.wires.take(&key) {
         record.trail.also(Step::ConnectionReused);
         match origin::ask(thread, &grant.exit, wire, &[], &head, turn, record).await {
@@ -337,7 +337,7 @@ async fn answer(
     let asked = origin::ask(thread, &grant.exit, tunnel.stream, &tunnel.glued, &head, turn, record).await;
     match asked {
         Ok(begun) => {
-            let key = Key::new(&grant.session, &grant.exit, &target);
+            let key = Key::new(grant.exit.session(), &grant.exit, &target);
             Ok(Reply { begun, grant, key })
         }
         Err(unanswered) => Err(unanswered.error(&grant, &target)),

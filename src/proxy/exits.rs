@@ -5,7 +5,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,15 +15,18 @@ use crate::accounts::Usage;
 use crate::identity::Account;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
-use crate::session::{AcquireError, Acquired, Activity, Exit, Fault, Progress, Sessions};
+use crate::session::{AcquireError, Exit, Fault, Grant, Progress, SessionId, Sessions};
 
 /// A future of one data thread.
 pub(super) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// The session table, as the proxy sees it.
 pub(super) trait Exits: Send + Sync {
+    /// What `hit` finds a session by.
+    fn id(&self, key: &SessionKey) -> SessionId;
+
     /// The exit of a session that has one; never waits.
-    fn hit(&self, key: &SessionKey) -> Option<Grant>;
+    fn hit(&self, id: SessionId) -> Option<Grant>;
 
     /// As `hit`, else has an exit started and holds until `deadline`; `tell` hears what happens meanwhile.
     /// Dropping the future cancels this wait, never the start.
@@ -49,41 +51,13 @@ pub(super) trait Exits: Send + Sync {
     fn report(&self, exit: &Arc<Exit>, why: Fault);
 }
 
-/// An exit that a request may use. While it lives, the session is active.
-pub(super) struct Grant {
-    /// The exit.
-    pub(super) exit: Arc<Exit>,
-    /// Name of the claim, for logs.
-    pub(super) session: Arc<str>,
-    /// After how long without use the session ends.
-    pub(super) idle: Duration,
-    /// When new requests get a new exit (`ttl`).
-    pub(super) expires: Option<SystemTime>,
-    /// Whether the exit was started for this request.
-    pub(super) cold_start: bool,
-    /// How long the request was held.
-    pub(super) waited: Duration,
-    /// Keeps the session active.
-    pub(super) active: Option<Activity>,
-}
-
-impl From<Acquired> for Grant {
-    fn from(acquired: Acquired) -> Self {
-        Self {
-            exit: Arc::clone(&acquired.exit),
-            session: Arc::clone(&acquired.session),
-            idle: acquired.idle,
-            expires: acquired.expires,
-            cold_start: acquired.cold_start,
-            waited: acquired.waited,
-            active: Some(acquired.into_activity()),
-        }
-    }
-}
-
 impl Exits for Sessions {
-    fn hit(&self, key: &SessionKey) -> Option<Grant> {
-        Self::hit(self, key).map(Grant::from)
+    fn id(&self, key: &SessionKey) -> SessionId {
+        Self::id(self, key)
+    }
+
+    fn hit(&self, id: SessionId) -> Option<Grant> {
+        Self::hit(self, id)
     }
 
     fn acquire<'a>(
@@ -93,17 +67,15 @@ impl Exits for Sessions {
         deadline: Instant,
         tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>> {
-        Box::pin(
-            async move { Self::acquire_telling(self, key, lifetimes, deadline, tell).await.map(Grant::from) },
-        )
+        Box::pin(async move { Self::acquire_telling(self, key, lifetimes, deadline, tell).await })
     }
 
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant> {
-        Self::by_pod_credentials(self, user, password).map(Grant::from)
+        Self::by_pod_credentials(self, user, password)
     }
 
     fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>> {
-        Box::pin(async move { Self::await_pod_credentials(self, user, password).await.map(Grant::from) })
+        Box::pin(async move { Self::await_pod_credentials(self, user, password).await })
     }
 
     fn pod_owner(&self, user: &str) -> Option<Account> {

@@ -18,7 +18,6 @@ use hyper_util::rt::TokioIo;
 
 use super::connect::{Hold, Opened, admit, check_target};
 use super::error::{Code, ProxyError};
-use super::exits::Grant;
 use super::headers;
 use super::plain::{Client, Turn, client_side, credentials};
 use super::pool::{Key, Pool, TunnelIo, Wire};
@@ -29,6 +28,7 @@ use super::thread::Thread;
 use super::trail::Step;
 use super::tunnel::{Greeting, Tunnel};
 use super::upstream;
+use crate::session::Grant;
 
 /// The body of a request on its way out.
 pub(super) enum RequestBody {
@@ -150,7 +150,7 @@ pub(super) async fn forward(
 
     // Only what may be sent twice goes over a connection that may have ended unseen.
     let again = empty && protocol.is_none() && is_idempotent(&parts.method);
-    let key = Key::new(&grant.session, &grant.exit, &target);
+    let key = Key::new(grant.exit.session(), &grant.exit, &target);
     let reused = if again { thread.pool.take(&key) } else { None };
     let (grant, parts) = match reused {
         Some(wire) => {
@@ -173,7 +173,7 @@ pub(super) async fn forward(
     let sent = Rc::new(Cell::new(if empty { Sent::Whole } else { Sent::Partly }));
     let body =
         if empty { RequestBody::Empty } else { RequestBody::Client { incoming, sent: Rc::clone(&sent) } };
-    let key = Key::new(&grant.session, &grant.exit, &target);
+    let key = Key::new(grant.exit.session(), &grant.exit, &target);
     let request = Request::from_parts(parts, body);
     let (response, lease) = send(wire, key, grant, request, sent, record)
         .await

@@ -11,14 +11,13 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::time::Instant;
 
 use super::error::{Code, ProxyError};
-use super::exits::Grant;
 use super::failures::{Failure, Shard};
 use super::target::Target;
 use super::trail::{Noted, Trail};
 use crate::accounts::Slot;
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
-use crate::session::Exit;
+use crate::session::{Exit, Grant};
 use crate::telemetry::{ACCESS, Members, name};
 
 /// A request's id: 16 hexadecimal digits, random.
@@ -273,7 +272,7 @@ impl Record {
 
     /// The request got an exit. On a retry the times add up and the last exit counts.
     pub(super) fn granted(&mut self, grant: &Grant) {
-        self.session = Some(Arc::clone(&grant.session));
+        self.session = Some(Arc::clone(grant.exit.session()));
         self.exit = Some(Arc::clone(&grant.exit));
         self.held = Some(self.held.unwrap_or_default() + grant.waited);
         self.cold |= grant.cold_start;

@@ -10,12 +10,12 @@ use tokio::net::TcpStream;
 use super::buffers::SIZE;
 use super::connection::while_there;
 use super::content::{Content, LAST_CHUNK};
-use super::exits::Grant;
 use super::origin::{self, Begun, Wires};
 use super::pool::Key;
 use super::record::{Outcome, Record};
 use super::thread::Thread;
 use super::upstream::write_all;
+use crate::session::Grant;
 
 /// Bytes of an answer after which others on the thread get their turn.
 const TURN: usize = 4 * SIZE;

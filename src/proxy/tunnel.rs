@@ -11,12 +11,11 @@ use tokio::net::TcpStream;
 
 use super::connect::Opened;
 use super::event::Waiter;
-use super::exits::Grant;
 use super::record::{Outcome, Record};
 use super::relay::{End, Ends, Next, Relay};
 use super::response::Established;
 use super::thread::Thread;
-use crate::session::Activity;
+use crate::session::InUse;
 
 /// A tunnel that is open on both sides.
 pub(super) struct Tunnel {
@@ -91,20 +90,13 @@ impl Tunnel {
         record.trail.opened();
         record.on_drop = Outcome::Cut;
         let counted = Counted::new(&thread.counters.tunnels);
-        let Grant { exit, active, .. } = grant;
+        let exit = grant.exit;
         let gone = Gone {
             exit: thread.gone(&exit),
             account: record.slot.as_ref().map(|slot| thread.account_gone(slot.usage())),
         };
         let relay = Relay::new(early, first, uncounted);
-        Open {
-            ends: Ends::new(client, tunnel.stream),
-            relay,
-            gone,
-            record,
-            _active: active,
-            _counted: counted,
-        }
+        Open { ends: Ends::new(client, tunnel.stream), relay, gone, record, _exit: exit, _counted: counted }
     }
 }
 
@@ -114,7 +106,7 @@ struct Open {
     relay: Relay,
     gone: Gone,
     record: Record,
-    _active: Option<Activity>,
+    _exit: InUse,
     _counted: Counted,
 }
 

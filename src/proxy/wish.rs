@@ -10,10 +10,12 @@ use tokio::sync::watch;
 
 use super::address::{Address, ByAddress};
 use super::error::ProxyError;
+use super::exits::Exits;
 use crate::accounts::{Accounts, Policy};
 use crate::identity::{AuthError, Login};
 use crate::selector::{Lifetimes, Limits, SelectError, SessionKey, Username, resolve_within};
 use crate::servers::Catalogue;
+use crate::session::SessionId;
 
 /// Logins remembered by one thread; some 500 bytes each.
 const REMEMBERED: usize = 4096;
@@ -27,6 +29,8 @@ pub(super) struct Wish {
     pub(super) selector: Arc<str>,
     /// Which session.
     pub(super) key: SessionKey,
+    /// By what it is found.
+    pub(super) id: SessionId,
     /// Its times.
     pub(super) lifetimes: Lifetimes,
     /// How long the request may be held.
@@ -82,7 +86,12 @@ impl Wishes {
     /// # Errors
     ///
     /// What is wrong with its username, in words for the client.
-    pub(super) fn of(&mut self, login: &Arc<Login>, limits: &Limits) -> Result<Rc<Wish>, ProxyError> {
+    pub(super) fn of(
+        &mut self,
+        login: &Arc<Login>,
+        limits: &Limits,
+        exits: &dyn Exits,
+    ) -> Result<Rc<Wish>, ProxyError> {
         self.refresh();
         let address = Address::of(login);
         if let Some((_, wish)) = self.by_login.get(&address) {
@@ -104,6 +113,7 @@ impl Wishes {
         let wish = Rc::new(Wish {
             account: Arc::from(account),
             selector: Arc::from(key.selector_text()),
+            id: exits.id(&key),
             key,
             lifetimes,
             hold,

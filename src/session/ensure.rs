@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use super::api::{ApiError, ForbiddenKind, Verb, call, missing_right};
 use super::claim::{self, Claim, NewClaim, Replace};
+use super::entry::{ControlError, Entry, State, is_expired};
 use super::pod::{HEALTH_PORT, PodView, Stage};
 use super::probe::{Health, health};
 use super::sessions::{Shared, scopeguard};
-use super::table::{ControlError, Entry, State, is_expired};
 
 /// Each call's limit: a held request must have time for another try.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(3);

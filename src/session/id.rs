@@ -8,11 +8,24 @@ use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 
 use crate::selector::SessionKey;
 
-/// What stands for a session's key in this process.
+/// What stands for a session's key in this process. For maps that take it for the hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Id(u64, u64);
+pub struct SessionId(u64, u64);
 
-impl Hash for Id {
+#[cfg(test)]
+impl SessionId {
+    /// The id with that number, for tests of the data path.
+    pub(crate) const fn of(number: u64) -> Self {
+        Self(number, 0)
+    }
+
+    /// Its number.
+    pub(crate) const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl Hash for SessionId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0);
     }
@@ -24,12 +37,12 @@ pub(super) struct Ids(RandomState, RandomState);
 
 impl Ids {
     /// The id of a key: equal keys have equal ones.
-    pub(super) fn of(&self, key: &SessionKey) -> Id {
+    pub(super) fn of(&self, key: &SessionKey) -> SessionId {
         let mut both =
             Both { one: self.0.build_hasher(), two: self.1.build_hasher(), room: [0; ROOM], filled: 0 };
         key.hash(&mut both);
         both.flush();
-        Id(both.one.finish(), both.two.finish())
+        SessionId(both.one.finish(), both.two.finish())
     }
 }
 

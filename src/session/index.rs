@@ -14,10 +14,11 @@ use base64::engine::general_purpose::STANDARD;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::{Claim, EXPIRED, ReasonKind};
+use super::entry::State;
 use super::exit::{Exit, Traffic};
 use super::pod::{Binding, HEALTH_PORT, PROXY_PORT, PodView, Stage};
 use super::sessions::Fault;
-use super::table::{PodLogin, State, Table};
+use super::table::{PodLogin, Table};
 use crate::secret::Secret;
 use crate::selector::{Mode, SessionKey};
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::ensure::{PROBE_LIMIT, PROBE_PERIOD};
 use super::pod::{HEALTH_PORT, PodView};
 use super::probe::{Health, health};
-use super::sessions::{Acquired, Sessions};
+use super::sessions::{Grant, Sessions};
 use crate::secret::Secret;
 
 /// How long an unknown login waits: watches of one API server lag by far less.
@@ -23,15 +23,15 @@ pub(super) const WAITING_LOGINS: usize = 256;
 impl Sessions {
     /// As [`Sessions::by_pod_credentials`], for up to a second. Whoever is refused in the end has waited
     /// for all of it, whether such a user exists or not.
-    pub async fn await_pod_credentials(&self, user: &str, password: &Secret) -> Option<Acquired> {
+    pub async fn await_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant> {
         let _place = self.0.logins.try_acquire().ok()?;
         let deadline = Instant::now() + LAG;
         loop {
             let mut changed = std::pin::pin!(self.0.table.logins_changed.notified());
             // What changes from here on is not missed.
             changed.as_mut().enable();
-            if let Some(acquired) = self.by_pod_credentials(user, password) {
-                return Some(acquired);
+            if let Some(grant) = self.by_pod_credentials(user, password) {
+                return Some(grant);
             }
             let unproven = self.0.index().unproven(user, password);
             tokio::select! {
@@ -65,7 +65,7 @@ mod tests {
     async fn within(world: &World, password: &str) -> (Option<String>, Duration) {
         let begun = Instant::now();
         let granted = world.sessions.await_pod_credentials(USER, &Secret::from(password)).await;
-        (granted.map(|acquired| acquired.exit.pod.to_string()), begun.elapsed())
+        (granted.map(|grant| grant.exit.pod.to_string()), begun.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
@@ -77,7 +77,7 @@ mod tests {
             sessions
                 .await_pod_credentials(USER, &Secret::from("open-sesame"))
                 .await
-                .map(|a| a.exit.pod.to_string())
+                .map(|grant| grant.exit.pod.to_string())
         });
         tokio::task::yield_now().await;
         world.pod(0, true);

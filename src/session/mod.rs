@@ -6,6 +6,7 @@
 pub mod api;
 pub mod claim;
 mod ensure;
+mod entry;
 mod exit;
 pub mod failure;
 mod feed;
@@ -25,11 +26,13 @@ mod tests;
 pub mod view;
 pub(crate) mod watch;
 
+pub use entry::InUse;
 pub use exit::{Exit, Traffic};
 pub use failure::{AcquireError, FailureClass};
 pub use feed::{Driver, sessions};
+pub use id::SessionId;
 pub use manage::Manager;
 pub use progress::Progress;
-pub use sessions::{Acquired, Fault, Sessions};
+pub use sessions::{Fault, Grant, Sessions};
 pub use start::{StartError, Started};
-pub use table::{Activity, WAITERS, WAITERS_PER_SESSION};
+pub use table::{WAITERS, WAITERS_PER_SESSION};

@@ -2,8 +2,8 @@
 //! request that fails, so that whoever looks for the reason sees how far the start came.
 
 use super::claim::Reason;
+use super::entry::{ControlError, State};
 use super::pod::Stage;
-use super::table::{ControlError, State};
 
 /// A step of a start, as those who wait for it see it.
 #[derive(Clone, Debug, PartialEq, Eq)]

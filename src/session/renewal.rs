@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::claim::{self, Claim};
 use super::ensure::{note, renew};
+use super::entry::{Entry, State};
 use super::sessions::Shared;
-use super::table::{Entry, State};
 
 /// How often the sessions that are used are looked through. The shortest idle timeout is seconds, its quarter is this.
 const TICK: Duration = Duration::from_millis(250);

@@ -11,27 +11,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::{Reason, ReasonKind, Replace};
 use super::ensure::CALL_LIMIT;
+use super::entry::{ControlError, Entry, InUse, State, Terms, is_expired};
 use super::exit::Exit;
 use super::failure::{AcquireError, FailureClass, code};
+use super::id::SessionId;
 use super::index::Index;
 use super::login::WAITING_LOGINS;
 use super::pod::PodView;
 use super::progress::{Follow, Progress};
-use super::table::{
-    Activity, ControlError, Crowded, Entry, State, Table, Terms, WAITERS, WAITERS_PER_SESSION, is_expired,
-};
+use super::table::{Crowded, Table, WAITERS, WAITERS_PER_SESSION};
 use crate::identity::Account;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
 
-/// An exit, granted to a request. While it lives its session is active, however quiet.
+/// An exit, granted to a request.
 #[derive(Debug)]
-pub struct Acquired {
-    /// The exit.
-    pub exit: Arc<Exit>,
-    /// Name of the session's claim, for logs.
-    pub session: Arc<str>,
+pub struct Grant {
+    /// The exit. While it is held its session is active, however quiet.
+    pub exit: InUse,
     /// After how long without use the session ends.
     pub idle: Duration,
     /// When new requests of the session get another exit, where it has a `ttl`.
@@ -40,13 +38,19 @@ pub struct Acquired {
     pub cold_start: bool,
     /// How long it was held.
     pub waited: Duration,
-    activity: Activity,
 }
 
-impl Acquired {
-    /// What keeps the session active, without the rest.
-    pub fn into_activity(self) -> Activity {
-        self.activity
+impl Grant {
+    /// By what the claim says; `waited` for one that was not there.
+    pub(super) fn new(terms: Terms, exit: InUse, waited: Option<Duration>) -> Self {
+        Self {
+            exit,
+            idle: terms.idle,
+            // The leader notes it a moment after the exit is up.
+            expires: terms.expires.or_else(|| SystemTime::now().checked_add(terms.ttl?)),
+            cold_start: waited.is_some(),
+            waited: waited.unwrap_or_default(),
+        }
     }
 }
 
@@ -135,10 +139,15 @@ impl Shared {
 pub struct Sessions(pub(super) Arc<Shared>);
 
 impl Sessions {
+    /// What a session is found by, whether it is known or not: to be remembered where its key is.
+    pub fn id(&self, key: &SessionKey) -> SessionId {
+        self.0.table.id(key)
+    }
+
     /// The exit of a session that has one: no wait, no request to the API server.
-    pub fn hit(&self, key: &SessionKey) -> Option<Acquired> {
-        let (terms, exit, activity) = self.0.table.get(key)?.usable()?;
-        Some(acquired(exit, terms, activity, None))
+    pub fn hit(&self, id: SessionId) -> Option<Grant> {
+        let (terms, exit) = self.0.table.get(id)?.usable()?;
+        Some(Grant::new(terms, exit, None))
     }
 
     /// The exit of a session: at once where it has one, else the session is claimed and the request held
@@ -154,7 +163,7 @@ impl Sessions {
         key: &SessionKey,
         lifetimes: &Lifetimes,
         deadline: Instant,
-    ) -> Result<Acquired, AcquireError> {
+    ) -> Result<Grant, AcquireError> {
         self.acquire_telling(key, lifetimes, deadline, &mut |_| {}).await
     }
 
@@ -169,9 +178,9 @@ impl Sessions {
         lifetimes: &Lifetimes,
         deadline: Instant,
         tell: &mut (dyn FnMut(Progress) + Send),
-    ) -> Result<Acquired, AcquireError> {
-        if let Some(acquired) = self.hit(key) {
-            return Ok(acquired);
+    ) -> Result<Grant, AcquireError> {
+        if let Some(grant) = self.hit(self.id(key)) {
+            return Ok(grant);
         }
         let begun = Instant::now();
         let waiter = self.0.table.wait(key, lifetimes).map_err(queue_full)?;
@@ -186,8 +195,8 @@ impl Sessions {
             let now = state.borrow_and_update().clone();
             let control = entry.control_error();
             follow.see(&now, control.as_ref(), tell);
-            if let Some((terms, exit, activity)) = entry.usable() {
-                return Ok(acquired(exit, terms, activity, Some(begun.elapsed())));
+            if let Some((terms, exit)) = Arc::clone(entry).usable() {
+                return Ok(Grant::new(terms, exit, Some(begun.elapsed())));
             }
             if let Some(error) = outcome(&now, control, came_later) {
                 return Err(error);
@@ -213,10 +222,10 @@ impl Sessions {
     }
 
     /// The pod that its own credentials mean, if it lives.
-    pub fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Acquired> {
+    pub fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant> {
         let login = self.0.table.pod_login(user).filter(|login| login.password == *password)?;
-        let (claim, activity) = self.0.table.get(&login.key)?.use_exit(&login.exit)?;
-        Some(acquired(login.exit, Terms::of(&claim), activity, None))
+        let (terms, exit) = self.0.table.get(self.id(&login.key))?.use_exit(login.exit)?;
+        Some(Grant::new(terms, exit, None))
     }
 
     /// Whose pod it is that has credentials with this user name: an account or a share group.
@@ -229,7 +238,7 @@ impl Sessions {
         if fault == Fault::Dead {
             exit.dead.cancel();
         }
-        let Some(entry) = self.0.table.get(&exit.key) else { return };
+        let Some(entry) = self.0.table.get(self.id(&exit.key)) else { return };
         if !matches!(entry.state(), State::Ready { exit: current, .. } if current.uid == exit.uid) {
             return;
         }
@@ -298,24 +307,6 @@ impl Shared {
             starts: Mutex::default(),
         };
         (Arc::new(shared), receiver)
-    }
-}
-
-pub(super) fn acquired(
-    exit: Arc<Exit>,
-    terms: Terms,
-    activity: Activity,
-    waited: Option<Duration>,
-) -> Acquired {
-    Acquired {
-        exit,
-        session: Arc::clone(activity.name()),
-        idle: terms.idle,
-        // The leader notes it a moment after the exit is up.
-        expires: terms.expires.or_else(|| SystemTime::now().checked_add(terms.ttl?)),
-        cold_start: waited.is_some(),
-        waited: waited.unwrap_or_default(),
-        activity,
     }
 }
 

@@ -10,12 +10,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::claim::{Claim, Reason};
+use super::entry::Waiter;
 use super::failure::{AcquireError, code};
 use super::pod::PodView;
-use super::sessions::{
-    Acquired, Sessions, acquired, is_full, outcome, queue_full, scopeguard, timed_out, waiting_reason,
-};
-use super::table::Waiter;
+use super::sessions::{Grant, Sessions, is_full, outcome, queue_full, scopeguard, timed_out, waiting_reason};
 use crate::identity::Account;
 use crate::selector::{Lifetimes, Mode, PoolName, SessionKey, SessionName};
 use crate::servers::{Hostname, Place};
@@ -44,7 +42,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Started {
     /// The exit, in use while this lives.
-    pub acquired: Acquired,
+    pub grant: Grant,
     /// Its pod.
     pub pod: Arc<PodView>,
     pub(super) claim: Arc<Claim>,
@@ -123,14 +121,14 @@ impl Sessions {
         let mut came_later = true;
         loop {
             let now = state.borrow_and_update().clone();
-            if let Some((terms, exit, activity)) = entry.usable()
+            if let Some((terms, exit)) = Arc::clone(&entry).usable()
                 && let Some(claim) =
                     entry.state().claim().filter(|claim| claim.uid == *exit.claim_uid).cloned()
                 && let Some(pod) = self.0.index().pod(&exit.pod).cloned()
                 && *pod.uid == *exit.uid
             {
-                let acquired = acquired(exit, terms, activity, Some(begun.elapsed()));
-                return Ok(Started { acquired, pod, claim, starting });
+                let grant = Grant::new(terms, exit, Some(begun.elapsed()));
+                return Ok(Started { grant, pod, claim, starting });
             }
             if let Some(error) = outcome(&now, entry.control_error(), came_later) {
                 return Err(error.into());
@@ -203,9 +201,9 @@ mod tests {
     use serde_json::json;
 
     use super::super::claim::{NewClaim, annotation, pod_id};
+    use super::super::entry::Entry;
     use super::super::pod::pod_name;
     use super::super::sessions::Command;
-    use super::super::table::Entry;
     use super::super::tests::{UID, World, pod};
     use super::*;
 

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::claim::{Claim, NewClaim, Reason, ReasonKind, Replace, annotation as note};
+use super::entry::State;
 use super::pod::{PodView, pod_name};
 use super::sessions::{Command, Sessions, Shared};
-use super::table::State;
 use super::{AcquireError, Fault};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
@@ -37,7 +37,7 @@ impl World {
     }
 
     /// Somebody who asks for the session's exit, and waits for it.
-    fn asks(&self) -> tokio::task::JoinHandle<Result<super::sessions::Acquired, AcquireError>> {
+    fn asks(&self) -> tokio::task::JoinHandle<Result<super::Grant, AcquireError>> {
         let sessions = self.sessions.clone();
         tokio::spawn(async move { sessions.acquire(&key(), &Lifetimes::default(), soon()).await })
     }
@@ -76,7 +76,7 @@ impl World {
     }
 
     /// A request that does not wait, and that has asked for the claim to be renewed.
-    async fn unwilling(&mut self) -> tokio::task::JoinHandle<Result<super::Acquired, AcquireError>> {
+    async fn unwilling(&mut self) -> tokio::task::JoinHandle<Result<super::Grant, AcquireError>> {
         let sessions = self.sessions.clone();
         let asking =
             tokio::spawn(
@@ -101,7 +101,7 @@ impl World {
     }
 
     fn ready_pod(&self) -> Option<String> {
-        self.sessions.hit(&key()).map(|acquired| acquired.exit.pod.to_string())
+        self.sessions.hit(self.sessions.id(&key())).map(|grant| grant.exit.pod.to_string())
     }
 }
 
@@ -233,11 +233,11 @@ async fn a_vanished_pod_closes_its_tunnels_and_a_changed_one_does_not() {
     let mut world = World::new();
     world.claim();
     let pod = world.pod(0, true);
-    let acquired = world.sessions.hit(&key()).unwrap();
+    let grant = world.sessions.hit(world.sessions.id(&key())).unwrap();
     world.pod(0, false);
-    assert!(!acquired.exit.gone.is_cancelled());
+    assert!(!grant.exit.gone.is_cancelled());
     world.shared.index().remove_pod(&world.shared.table, &pod.name, &pod.uid);
-    assert!(acquired.exit.gone.is_cancelled());
+    assert!(grant.exit.gone.is_cancelled());
     assert!(matches!(world.state(), State::Waiting { pod: None, .. }));
 }
 
@@ -247,7 +247,10 @@ async fn activity_is_counted_for_as_long_as_the_grant_lives() {
     world.claim();
     world.pod(0, true);
     let entry = world.shared.table.entry(&key());
-    let (one, two) = (world.sessions.hit(&key()).unwrap(), world.sessions.hit(&key()).unwrap());
+    let (one, two) = (
+        world.sessions.hit(world.sessions.id(&key())).unwrap(),
+        world.sessions.hit(world.sessions.id(&key())).unwrap(),
+    );
     assert_eq!((entry.active(), one.exit.active()), (2, 2));
     drop(one);
     drop(two);
@@ -259,15 +262,15 @@ async fn a_reported_exit_is_left_at_once_and_the_leader_asked_to_replace_it() {
     let mut world = World::new();
     world.claim();
     world.pod(0, true);
-    let exit = world.sessions.hit(&key()).unwrap().exit;
+    let exit = world.sessions.hit(world.sessions.id(&key())).unwrap().exit;
     world.sessions.report(&exit, Fault::Dead);
-    assert!(world.sessions.hit(&key()).is_none());
+    assert!(world.sessions.hit(world.sessions.id(&key())).is_none());
     let Ok(Command::Replace { replace, claim_uid, .. }) = world.commands.try_recv() else { panic!() };
     assert_eq!((replace, &*claim_uid), (Replace { transition: 0, why: "dead".to_owned() }, UID));
     // Its tunnels go on, and a pod's event of before does not bring it back.
     assert!(!exit.gone.is_cancelled());
     world.pod(0, true);
-    assert!(world.sessions.hit(&key()).is_none());
+    assert!(world.sessions.hit(world.sessions.id(&key())).is_none());
 }
 
 #[tokio::test]
@@ -276,7 +279,7 @@ async fn a_replicas_word_that_an_exit_must_be_replaced_holds_for_all() {
     world.pod(0, true);
     let word = serde_json::to_string(&Replace { transition: 0, why: "dead".to_owned() }).unwrap();
     world.claim_with(|lease| annotate(lease, note::REPLACE, word));
-    assert!(world.sessions.hit(&key()).is_none());
+    assert!(world.sessions.hit(world.sessions.id(&key())).is_none());
 }
 
 #[tokio::test]
@@ -284,9 +287,9 @@ async fn a_claim_that_went_long_without_renewal_is_no_hit() {
     let mut world = World::new();
     world.pod(0, true);
     world.quiet_claim();
-    assert!(world.sessions.hit(&key()).is_none(), "older than three quarters of 300 s");
+    assert!(world.sessions.hit(world.sessions.id(&key())).is_none(), "older than three quarters of 300 s");
     world.claim();
-    assert!(world.sessions.hit(&key()).is_some());
+    assert!(world.sessions.hit(world.sessions.id(&key())).is_some());
 }
 
 #[tokio::test]
@@ -295,7 +298,7 @@ async fn an_expired_exit_is_no_hit() {
     world.pod(0, true);
     let past = super::claim::format_time(SystemTime::now() - Duration::from_secs(1));
     world.claim_with(|lease| annotate(lease, note::EXPIRES, past));
-    assert!(world.sessions.hit(&key()).is_none());
+    assert!(world.sessions.hit(world.sessions.id(&key())).is_none());
 }
 
 #[tokio::test]
@@ -304,13 +307,13 @@ async fn a_pods_own_credentials_mean_that_pod() {
     world.claim();
     world.pod(0, true);
     let password = Secret::from("open-sesame".to_owned());
-    let acquired = world.sessions.by_pod_credentials("pod.0", &password).unwrap();
-    assert_eq!(*acquired.exit.pod, *pod_name(UID, 0));
+    let grant = world.sessions.by_pod_credentials("pod.0", &password).unwrap();
+    assert_eq!(*grant.exit.pod, *pod_name(UID, 0));
     assert!(world.sessions.by_pod_credentials("pod.0", &Secret::from("guess".to_owned())).is_none());
     assert!(world.sessions.by_pod_credentials("pod.9", &password).is_none());
     world.shared.index().remove_claim(&world.shared.table, &key().claim_name(), UID, true);
     assert!(world.sessions.by_pod_credentials("pod.0", &password).is_none());
-    assert!(acquired.exit.gone.is_cancelled());
+    assert!(grant.exit.gone.is_cancelled());
 }
 
 #[tokio::test]
@@ -337,7 +340,7 @@ async fn a_claim_made_anew_between_two_events_ends_what_the_old_one_had() {
         let mut world = World::new();
         world.claim();
         world.pod(0, true);
-        let old = world.sessions.hit(&key()).unwrap();
+        let old = world.sessions.hit(world.sessions.id(&key())).unwrap();
         old.exit.traffic.add_up(7);
         let password = Secret::from("open-sesame".to_owned());
         assert!(world.sessions.by_pod_credentials("pod.0", &password).is_some());
@@ -423,16 +426,16 @@ async fn a_strict_exit_is_shown_to_nobody_before_its_claim_tells_of_it() {
     };
     claim(&mut world, None);
     pod(&world, 0);
-    assert!(world.sessions.hit(&strict()).is_none());
+    assert!(world.sessions.hit(world.sessions.id(&strict())).is_none());
     let password = Secret::from("open-sesame".to_owned());
     assert!(world.sessions.by_pod_credentials("pod.0", &password).is_none(), "nor by its own credentials");
     claim(&mut world, Some("0"));
-    let exit = world.sessions.hit(&strict()).unwrap().exit;
+    let exit = world.sessions.hit(world.sessions.id(&strict())).unwrap().exit;
     // A pod of the next transition that comes before its claim is not covered by what that said.
     pod(&world, 1);
-    assert!(world.sessions.hit(&strict()).is_none());
+    assert!(world.sessions.hit(world.sessions.id(&strict())).is_none());
     world.shared.index().remove_pod(&world.shared.table, &pod_name(UID, 1), "pod-1");
-    assert!(world.sessions.hit(&strict()).is_some());
+    assert!(world.sessions.hit(world.sessions.id(&strict())).is_some());
     // What this replica has found out is told at once, though the leader has not answered yet.
     world.sessions.report(&exit, Fault::Unreachable);
     let entry = world.shared.table.entry(&strict());
@@ -444,10 +447,10 @@ async fn a_sessions_times_are_those_of_its_claim() {
     let mut world = World::new();
     world.claim_with(|lease| annotate(lease, note::TTL, "10m".to_owned()));
     world.pod(0, true);
-    let acquired = world.sessions.hit(&key()).unwrap();
-    assert_eq!(acquired.idle, Duration::from_secs(300));
+    let grant = world.sessions.hit(world.sessions.id(&key())).unwrap();
+    assert_eq!(grant.idle, Duration::from_secs(300));
     // Before the leader has noted it.
-    let left = acquired.expires.unwrap().duration_since(SystemTime::now()).unwrap();
+    let left = grant.expires.unwrap().duration_since(SystemTime::now()).unwrap();
     assert!(left > Duration::from_secs(590) && left <= Duration::from_secs(600), "{left:?}");
 }
 

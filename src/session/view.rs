@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::claim::{self, Claim, Reason};
+use super::entry::State;
 use super::pod::PodView;
 use super::sessions::{Sessions, Shared};
-use super::table::State;
 
 /// How far a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl Sessions {
 }
 
 fn view(shared: &Shared, claim: Arc<Claim>) -> SessionView {
-    let entry = shared.table.get(&claim.key);
+    let entry = shared.table.get(shared.table.id(&claim.key));
     let state = entry.as_ref().map_or(State::Absent, |entry| entry.state());
     let (mut pods, traffic) = {
         let index = shared.index();

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::super::exits::{Exits, Grant, Local};
+use super::super::exits::{Exits, Local};
 use super::super::{Deps, Listeners, Proxy, Shared, serve};
 use super::Pod;
 use crate::accounts::{Accounts, AccountsFile};
@@ -25,7 +25,7 @@ use crate::readiness::Liveness;
 use crate::secret::Secret;
 use crate::selector::{Lifetimes, SessionKey};
 use crate::servers::Catalogue;
-use crate::session::{AcquireError, Exit, Fault, Progress};
+use crate::session::{AcquireError, Exit, Fault, Grant, InUse, Progress, SessionId};
 
 const SERVERS: &str = r#"[
     {"vpn": "wireguard", "country": "Sweden", "city": "Stockholm", "hostname": "se-sto-wg-001", "wgpubkey": "k", "ips": ["1.2.3.4"]},
@@ -38,6 +38,8 @@ pub(super) struct Table {
     waiting: watch::Sender<usize>,
     reports: Mutex<Vec<(SocketAddr, Fault)>>,
     keys: Mutex<Vec<(SessionKey, Lifetimes)>>,
+    /// By the numbers of their ids.
+    named: Mutex<Vec<SessionKey>>,
 }
 
 #[derive(Clone, Default)]
@@ -55,6 +57,7 @@ impl Table {
             waiting: watch::Sender::new(0),
             reports: Mutex::default(),
             keys: Mutex::default(),
+            named: Mutex::default(),
         })
     }
 
@@ -92,19 +95,24 @@ impl Table {
 
 fn grant(exit: &Arc<Exit>, waited: Option<Duration>) -> Grant {
     Grant {
-        exit: Arc::clone(exit),
-        session: Arc::from("gw-test"),
+        exit: InUse::of(exit),
         idle: Duration::from_secs(300),
         expires: None,
         cold_start: waited.is_some(),
         waited: waited.unwrap_or_default(),
-        active: None,
     }
 }
 
 impl Exits for Table {
-    fn hit(&self, key: &SessionKey) -> Option<Grant> {
-        self.keys.lock().unwrap().push((key.clone(), Lifetimes::default()));
+    fn id(&self, key: &SessionKey) -> SessionId {
+        let mut named = self.named.lock().unwrap();
+        named.push(key.clone());
+        SessionId::of(named.len() as u64 - 1)
+    }
+
+    fn hit(&self, id: SessionId) -> Option<Grant> {
+        let key = self.named.lock().unwrap()[usize::try_from(id.number()).unwrap()].clone();
+        self.keys.lock().unwrap().push((key, Lifetimes::default()));
         self.state.borrow().ready.as_ref().map(|exit| grant(exit, None))
     }
 

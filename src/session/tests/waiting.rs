@@ -14,8 +14,8 @@ async fn a_thousand_waiters_make_one_request_and_all_get_the_exit() {
     world.claim();
     world.pod(0, true);
     for waiter in waiting {
-        let acquired = waiter.await.unwrap().unwrap();
-        assert!(acquired.cold_start);
+        let grant = waiter.await.unwrap().unwrap();
+        assert!(grant.cold_start);
     }
     assert_eq!(world.sessions.waiting(), 0);
 }
@@ -107,8 +107,7 @@ async fn a_request_that_does_not_wait_starts_the_exit_and_is_told_so() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_does_not_wait_gets_an_exit_whose_claim_is_only_to_be_renewed() {
     let starting = Err(AcquireError::Starting { retry_after: Duration::from_secs(3) });
-    let told =
-        |answer: Result<crate::session::Acquired, _>| answer.map(|acquired| acquired.exit.pod.to_string());
+    let told = |answer: Result<crate::session::Grant, _>| answer.map(|grant| grant.exit.pod.to_string());
 
     let mut world = World::new();
     world.pod(0, true);
@@ -160,7 +159,7 @@ async fn closing_sends_those_who_wait_away() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_told_to_those_who_wait_and_tried_anew_for_those_who_come_later() {
-    use crate::session::table::ControlError;
+    use crate::session::entry::ControlError;
     let world = World::new();
     let refused = world.asks();
     while world.sessions.waiting() == 0 {
@@ -181,7 +180,7 @@ async fn another_replicas_word_that_an_exit_is_dead_reaches_those_who_wait_for_i
     let mut world = World::new();
     world.claim();
     world.pod(0, true);
-    let exit = world.sessions.hit(&key()).unwrap().exit;
+    let exit = world.sessions.hit(world.sessions.id(&key())).unwrap().exit;
     let say = |world: &mut World, why: &str| {
         let word = serde_json::to_string(&Replace { transition: 0, why: why.to_owned() }).unwrap();
         world.claim_with(|lease| annotate(lease, note::REPLACE, word));
