@@ -321,7 +321,7 @@ async fn answer(
         forwarding: thread.shared.forwarding,
         last: false,
     };
-    let key = Key::new(grant.exit.session(), &grant.exit, &target);
+    let key = Key::new(&grant.exit, &target);
     if let Some(wire) = thread.wires.take(&key) {
         record.trail.also(Step::ConnectionReused);
         match origin::ask(thread, &grant.exit, wire, &[], &head, turn, record).await {
@@ -337,7 +337,7 @@ async fn answer(
     let asked = origin::ask(thread, &grant.exit, tunnel.stream, &tunnel.glued, &head, turn, record).await;
     match asked {
         Ok(begun) => {
-            let key = Key::new(grant.exit.session(), &grant.exit, &target);
+            let key = Key::new(&grant.exit, &target);
             Ok(Reply { begun, grant, key })
         }
         Err(unanswered) => Err(unanswered.error(&grant, &target)),

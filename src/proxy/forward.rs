@@ -150,7 +150,7 @@ pub(super) async fn forward(
 
     // Only what may be sent twice goes over a connection that may have ended unseen.
     let again = empty && protocol.is_none() && is_idempotent(&parts.method);
-    let key = Key::new(grant.exit.session(), &grant.exit, &target);
+    let key = Key::new(&grant.exit, &target);
     let reused = if again { thread.pool.take(&key) } else { None };
     let (grant, parts) = match reused {
         Some(wire) => {
@@ -173,7 +173,7 @@ pub(super) async fn forward(
     let sent = Rc::new(Cell::new(if empty { Sent::Whole } else { Sent::Partly }));
     let body =
         if empty { RequestBody::Empty } else { RequestBody::Client { incoming, sent: Rc::clone(&sent) } };
-    let key = Key::new(grant.exit.session(), &grant.exit, &target);
+    let key = Key::new(&grant.exit, &target);
     let request = Request::from_parts(parts, body);
     let (response, lease) = send(wire, key, grant, request, sent, record)
         .await

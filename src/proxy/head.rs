@@ -78,15 +78,26 @@ impl Scanner {
 /// How many bytes at the front are no control characters. Nearly all of a head are, so that what is left
 /// to look at one by one is a few bytes a line.
 fn plain(bytes: &[u8]) -> usize {
-    let is_control = |byte: &u8| *byte < b' ' || *byte == 0x7f;
-    // Whole chunks without a branch for each byte: the compiler makes a few vector instructions of one.
-    let whole = bytes
-        .chunks_exact(16)
-        .take_while(|chunk| !chunk.iter().fold(false, |any, byte| any | is_control(byte)))
-        .count()
-        * 16;
-    let rest = bytes.get(whole..).unwrap_or_default();
-    whole + rest.iter().position(is_control).unwrap_or(rest.len())
+    let mut at = 0;
+    while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        match controls(u64::from_le_bytes(*word)) {
+            0 => at += 8,
+            found => return at + found.trailing_zeros() as usize / 8,
+        }
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().position(|byte| *byte < b' ' || *byte == 0x7f).unwrap_or(rest.len())
+}
+
+/// Which bytes of eight are control characters, by their highest bits; not to be relied on above the lowest. A
+/// subtraction from all at once borrows from a byte only if a lower one was less, and then that is one.
+const fn controls(word: u64) -> u64 {
+    const EACH: u64 = u64::MAX / 0xff;
+    const HIGHEST: u64 = EACH << 7;
+    let low = word.wrapping_sub(EACH * 0x20) & !word;
+    let delete = word ^ (EACH * 0x7f);
+    let delete = delete.wrapping_sub(EACH) & !delete;
+    (low | delete) & HIGHEST
 }
 
 /// `Proxy-Authorization` of a request.

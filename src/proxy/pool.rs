@@ -32,18 +32,18 @@ const MOST: usize = 1024;
 /// Most header fields of a response.
 const MAX_FIELDS: usize = 256;
 
-/// What a connection can be used for again: never another session's, never another exit's.
+/// What a connection can be used for again: never another exit's, and so never another session's, since a pod is made
+/// for one and never serves another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    session: Arc<str>,
     uid: Arc<str>,
     target: Arc<str>,
 }
 
 impl Key {
-    /// The key of a session's requests to a target through an exit.
-    pub(super) fn new(session: &Arc<str>, exit: &Exit, target: &Target) -> Self {
-        Self { session: Arc::clone(session), uid: Arc::clone(&exit.uid), target: target.shared() }
+    /// The key of requests to a target through an exit.
+    pub(super) fn new(exit: &Exit, target: &Target) -> Self {
+        Self { uid: Arc::clone(&exit.uid), target: target.shared() }
     }
 }
 

@@ -30,7 +30,8 @@ impl RequestId {
         Self(rand::random())
     }
 
-    fn digits(self) -> [u8; 16] {
+    /// Its digits.
+    pub(super) fn digits(self) -> [u8; 16] {
         std::array::from_fn(|n| {
             let digit = (self.0 >> (60 - 4 * n) & 0xf) as u8;
             digit + if digit < 10 { b'0' } else { b'a' - 10 }

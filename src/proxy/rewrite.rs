@@ -233,7 +233,9 @@ pub(super) fn answer(bytes: &[u8], turn: Turn, out: &mut Vec<u8>) -> Result<Read
     let close = values(fields, "connection").any(|value| has_token(value, "close"));
     let kept = values(fields, "connection").any(|value| has_token(value, "keep-alive"));
 
-    let _ = write!(out, "HTTP/1.1 {status} ");
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+    out.push(b' ');
     out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(b"\r\n");
     // RFC 9112, 6.3 (3): a Transfer-Encoding overrides it.
@@ -271,7 +273,10 @@ pub(super) fn answer(bytes: &[u8], turn: Turn, out: &mut Vec<u8>) -> Result<Read
     if turn.forwarding.via {
         let _ = write!(out, "Via: 1.{minor} gluetun-gateway\r\n");
     }
-    let _ = write!(out, "{REQUEST_ID}: {}\r\n", turn.id);
+    out.extend_from_slice(REQUEST_ID.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(&turn.id.digits());
+    out.extend_from_slice(b"\r\n");
     if matches!(content, Content::Chunks(..) | Content::End) {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
