@@ -26,6 +26,7 @@ mod clock;
 pub mod config;
 pub mod controller;
 pub mod drain;
+mod eight;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;

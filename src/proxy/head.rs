@@ -4,6 +4,8 @@
 
 use std::mem::MaybeUninit;
 
+use crate::eight;
+
 /// Longest head, from the first byte to the empty line.
 pub const MAX_HEAD: usize = 16 * 1024;
 /// Most header fields.
@@ -78,26 +80,7 @@ impl Scanner {
 /// How many bytes at the front are no control characters. Nearly all of a head are, so that what is left
 /// to look at one by one is a few bytes a line.
 fn plain(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        match controls(u64::from_le_bytes(*word)) {
-            0 => at += 8,
-            found => return at + found.trailing_zeros() as usize / 8,
-        }
-    }
-    let rest = bytes.get(at..).unwrap_or_default();
-    at + rest.iter().position(|byte| *byte < b' ' || *byte == 0x7f).unwrap_or(rest.len())
-}
-
-/// Which bytes of eight are control characters, by their highest bits; not to be relied on above the lowest. A
-/// subtraction from all at once borrows from a byte only if a lower one was less, and then that is one.
-const fn controls(word: u64) -> u64 {
-    const EACH: u64 = u64::MAX / 0xff;
-    const HIGHEST: u64 = EACH << 7;
-    let low = word.wrapping_sub(EACH * 0x20) & !word;
-    let delete = word ^ (EACH * 0x7f);
-    let delete = delete.wrapping_sub(EACH) & !delete;
-    (low | delete) & HIGHEST
+    eight::first(bytes, eight::controls).unwrap_or(bytes.len())
 }
 
 /// `Proxy-Authorization` of a request.

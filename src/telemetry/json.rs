@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::members::FIELDS;
+use crate::eight;
 
 /// Room for a line of the access log, which the allocator has at hand.
 const LINE: usize = 1000;
@@ -159,28 +160,10 @@ pub(super) fn escape(line: &mut String, mut text: &str) {
     line.push_str(text);
 }
 
-/// Where the first byte is that is escaped; by eight, since mostly there is none.
+/// Where the first byte is that is escaped.
 fn special(bytes: &[u8]) -> Option<usize> {
-    let (chunks, _) = bytes.as_chunks();
-    let plain = chunks.iter().take_while(|chunk| !any_special(u64::from_le_bytes(**chunk))).count();
-    let from = plain * 8;
-    let is_special = |b: u8| matches!(b, 0..=0x1f | b'"' | b'\\' | 0x7f);
-    bytes.get(from..)?.iter().position(|b| is_special(*b)).map(|at| from + at)
-}
-
-/// Whether one of eight bytes is escaped. It may say so of a few that are none, and never misses one: a byte is zero
-/// if subtracting one borrows from its top bit, and the top bits of bytes outside of ASCII do not count.
-const fn any_special(eight: u64) -> bool {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const TOPS: u64 = ONES << 7;
-    const fn zero(eight: u64) -> u64 {
-        eight.wrapping_sub(ONES) & !eight
-    }
-    let control = eight.wrapping_sub(ONES * 0x20) & !eight;
-    let quote = zero(eight ^ (ONES * b'"' as u64));
-    let backslash = zero(eight ^ (ONES * b'\\' as u64));
-    let delete = zero(eight ^ (ONES * 0x7f));
-    (control | quote | backslash | delete) & TOPS != 0
+    let special = |word| eight::controls(word) | eight::equal(word, b'"') | eight::equal(word, b'\\');
+    eight::first(bytes, special)
 }
 
 /// Escapes what is formatted.
