@@ -185,22 +185,20 @@ impl<'b> Head<'b> {
         for field in request.headers.iter() {
             // By length first: most fields are none of these.
             match field.name.len() {
-                19 if field.name.eq_ignore_ascii_case("proxy-authorization") => {
+                19 if is_called(field.name, "Proxy-Authorization") => {
                     authorization = match authorization {
                         Authorization::None => Authorization::One(field.value),
                         Authorization::One(_) | Authorization::Many => Authorization::Many,
                     };
                 }
-                4 if field.name.eq_ignore_ascii_case("host") => framing.host(field.value)?,
-                14 if field.name.eq_ignore_ascii_case("content-length") => framing.length(field.value)?,
-                17 if field.name.eq_ignore_ascii_case("transfer-encoding") => {
-                    framing.encoding(field.value)?
-                }
-                10 if field.name.eq_ignore_ascii_case("connection") => {
+                4 if is_called(field.name, "Host") => framing.host(field.value)?,
+                14 if is_called(field.name, "Content-Length") => framing.length(field.value)?,
+                17 if is_called(field.name, "Transfer-Encoding") => framing.encoding(field.value)?,
+                10 if is_called(field.name, "Connection") => {
                     close |= has_token(field.value, "close");
                     keep |= has_token(field.value, "keep-alive");
                 }
-                16 if field.name.eq_ignore_ascii_case("proxy-connection") => {
+                16 if is_called(field.name, "Proxy-Connection") => {
                     close |= has_token(field.value, "close");
                     keep |= has_token(field.value, "keep-alive");
                 }
@@ -238,7 +236,7 @@ impl Framing {
             return Err(HeadError::Malformed("more than one Host"));
         }
         self.host = true;
-        let valid = |b: &u8| b.is_ascii_alphanumeric() || b"-._~:[]%".contains(b);
+        let valid = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%');
         self.host_is_valid = value.iter().all(valid);
         Ok(())
     }
@@ -285,6 +283,11 @@ impl Framing {
         }
         Ok(())
     }
+}
+
+/// Whether a field has this name, in whatever case. Mostly it is written as `usual` is, which is seen at once.
+pub(super) fn is_called(name: &str, usual: &str) -> bool {
+    name == usual || name.eq_ignore_ascii_case(usual)
 }
 
 /// Whether a comma-separated list holds a token, in any case.

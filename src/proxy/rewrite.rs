@@ -9,7 +9,7 @@ use http::Method;
 
 use super::chunks::Chunks;
 use super::content::{Content, Trailers};
-use super::head::{Authorization, Field, Head, Room, has_token};
+use super::head::{self, Authorization, Field, Head, Room, has_token};
 use super::record::RequestId;
 use super::response::{ERROR, REQUEST_ID};
 use crate::config::Forwarding;
@@ -104,7 +104,7 @@ impl Common<'_, '_> {
         out.extend_from_slice(b"\r\n");
         let named = names_more(self.fields);
         for field in self.fields {
-            let is_host = field.name.len() == 4 && field.name.eq_ignore_ascii_case("host");
+            let is_host = field.name.len() == 4 && head::is_called(field.name, "Host");
             if is_host || is_hop_by_hop(field.name) || (named && is_named(self.fields, field.name)) {
                 continue;
             }
@@ -127,16 +127,16 @@ impl Common<'_, '_> {
 
 /// Whether a field is of one connection, whether `Connection` names it or not: `headers` has the list.
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    let is = |usual: &str| head::is_called(name, usual);
     match name.len() {
-        2 => is("te"),
-        7 => is("upgrade"),
-        10 => is("connection") || is("keep-alive"),
-        16 => is("proxy-connection"),
-        17 => is("transfer-encoding"),
-        18 => is("proxy-authenticate"),
-        19 => is("proxy-authorization"),
-        25 => is("proxy-authentication-info"),
+        2 => is("TE"),
+        7 => is("Upgrade"),
+        10 => is("Connection") || is("Keep-Alive"),
+        16 => is("Proxy-Connection"),
+        17 => is("Transfer-Encoding"),
+        18 => is("Proxy-Authenticate"),
+        19 => is("Proxy-Authorization"),
+        25 => is("Proxy-Authentication-Info"),
         _ => false,
     }
 }

@@ -125,17 +125,17 @@ impl Target {
         use std::fmt::Write as _;
         let ip = parse_host(host)?;
         let mut authority = String::with_capacity(host.len() + 6);
-        // Writing to a String cannot fail.
-        let _ = match ip {
-            Some(IpAddr::V4(ip)) => write!(authority, "{ip}"),
-            Some(IpAddr::V6(ip)) => write!(authority, "[{ip}]"),
-            None => {
-                authority.push_str(host);
-                Ok(())
+        match ip {
+            Some(IpAddr::V4(ip)) => push_v4(&mut authority, ip),
+            Some(IpAddr::V6(ip)) => {
+                // Writing to a String cannot fail.
+                let _ = write!(authority, "[{ip}]");
             }
-        };
+            None => authority.push_str(host),
+        }
         let host = u16::try_from(authority.len()).map_err(|_| TargetError::Name)?;
-        let _ = write!(authority, ":{port}");
+        authority.push(':');
+        authority.push_str(itoa::Buffer::new().format(port));
         Ok(Self { authority: authority.into(), host, ip, port })
     }
 
@@ -162,6 +162,17 @@ impl Target {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+}
+
+/// Appends an address as its own `Display` writes it, which pads, and so takes three times as long.
+pub(super) fn push_v4(out: &mut String, ip: Ipv4Addr) {
+    let mut number = itoa::Buffer::new();
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push('.');
+        }
+        out.push_str(number.format(octet));
     }
 }
 
@@ -285,6 +296,15 @@ mod tests {
 
     fn url(text: &str) -> Result<String, TargetError> {
         Target::http(&text.parse().unwrap()).map(|target| target.to_string())
+    }
+
+    #[test]
+    fn an_address_is_written_as_its_display_does() {
+        for ip in [[0, 0, 0, 0], [127, 0, 0, 1], [10, 99, 100, 255], [255, 255, 255, 255]] {
+            let (ip, mut written) = (Ipv4Addr::from(ip), String::new());
+            push_v4(&mut written, ip);
+            assert_eq!(written, ip.to_string());
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::check::Verdict;
 use super::error::{Code, ProxyError};
@@ -149,14 +150,14 @@ async fn converse(
 ) -> Result<Option<Tunnel>, Failure> {
     let Begun { stream, rest } = begun;
     let shared = &thread.shared;
-    let deadline = Instant::now() + shared.timings.connect;
+    let asked = Instant::now();
     let answer = {
         let mut answer = pin!(exchange(&stream, rest, || trail.step(Step::ConnectSent)));
-        match await_answer(exit, answer.as_mut(), shared.timings.silent).await? {
+        match await_answer(exit, answer.as_mut(), asked, shared.timings.silent).await? {
             Some(answer) => Ok(answer),
             // Boxed, as all that few tunnels need: none is to hold the room for it.
             None => {
-                let mut dead = Box::pin(dead(thread, exit, deadline));
+                let mut dead = Box::pin(dead(thread, exit, asked + shared.timings.connect));
                 tokio::select! {
                     biased;
                     answer = &mut answer => Ok(answer),
@@ -202,10 +203,10 @@ async fn converse(
 async fn await_answer(
     exit: &Exit,
     mut answer: Pin<&mut impl Future<Output = io::Result<Answer>>>,
+    asked: Instant,
     silent: Duration,
 ) -> Result<Option<io::Result<Answer>>, Failure> {
-    let deadline = Instant::now() + silent;
-    if let Ok(answer) = timeout(PROMPT.min(silent), &mut answer).await {
+    if let Ok(answer) = timeout_at(asked + PROMPT.min(silent), &mut answer).await {
         return Ok(Some(answer));
     }
     Box::pin(async move {
@@ -213,7 +214,7 @@ async fn await_answer(
             biased;
             answer = &mut answer => Ok(Some(answer)),
             () = exit.dead.cancelled() => Err(Failure::Dead),
-            () = tokio::time::sleep_until(deadline) => Ok(None),
+            () = tokio::time::sleep_until(asked + silent) => Ok(None),
         }
     })
     .await
@@ -366,9 +367,15 @@ struct Head {
 
 /// The first head in `bytes`; `None` if it is not complete.
 fn head(bytes: &[u8]) -> io::Result<Option<Head>> {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
-    let mut response = httparse::Response::new(&mut fields);
-    match response.parse(bytes) {
+    // Not filled in first: that took longer than to read the few fields of an answer.
+    let mut fields = [const { MaybeUninit::uninit() }; 64];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        bytes,
+        &mut fields,
+    );
+    match parsed {
         Ok(httparse::Status::Partial) => Ok(None),
         Ok(httparse::Status::Complete(length)) => {
             let body = response

@@ -47,7 +47,7 @@ impl Grant {
             exit,
             idle: terms.idle,
             // The leader notes it a moment after the exit is up.
-            expires: terms.expires.or_else(|| SystemTime::now().checked_add(terms.ttl?)),
+            expires: terms.expires.or_else(|| terms.ttl.and_then(|ttl| SystemTime::now().checked_add(ttl))),
             cold_start: waited.is_some(),
             waited: waited.unwrap_or_default(),
         }

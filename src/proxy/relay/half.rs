@@ -53,6 +53,8 @@ pub(super) enum Broken {
 enum Held {
     /// `start..end` of a buffer.
     Bytes { buffer: Box<[u8]>, start: usize, end: usize },
+    /// What there was before anything was read, from `at` on.
+    First { bytes: Vec<u8>, at: usize },
     /// What is in a pipe.
     Pipe(Pipe),
 }
@@ -72,6 +74,11 @@ impl Held {
                     *start += *given.as_ref().unwrap_or(&0);
                     (given, *start < *end)
                 }
+                Self::First { bytes, at } => {
+                    let given = ready!(sink.poll_write(cx, bytes.get(*at..).unwrap_or_default()));
+                    *at += *given.as_ref().unwrap_or(&0);
+                    (given, *at < bytes.len())
+                }
                 Self::Pipe(pipe) => (ready!(sink.poll_drain(cx, pipe)), !pipe.is_empty()),
             };
             match given {
@@ -87,6 +94,7 @@ impl Held {
     fn give_back(self, buffers: &Buffers) {
         match self {
             Self::Bytes { buffer, .. } => buffers.give(buffer),
+            Self::First { .. } => {}
             Self::Pipe(pipe) => buffers.give_pipe(pipe),
         }
     }
@@ -109,9 +117,7 @@ impl Half {
         if bytes.is_empty() {
             return Self::default();
         }
-        let end = bytes.len();
-        let held = Held::Bytes { buffer: bytes.into_boxed_slice(), start: 0, end };
-        Self { blocked: Some(Box::new(held)), ..Self::default() }
+        Self { blocked: Some(Box::new(Held::First { bytes, at: 0 })), ..Self::default() }
     }
 
     /// Moves what can be moved now, and adds to `moved` what the sink took. `Ready(Ok)` once the source has ended and
