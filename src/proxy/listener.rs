@@ -99,7 +99,7 @@ async fn accept(thread: &Rc<Thread>, listener: &TcpListener) {
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 shared.metrics.accept_paused.inc();
-                if socket::is_exhausted(&error) {
+                if socket::is_exhausted(&error) && !thread.forget_idle() {
                     // Said of an empty queue too, so the one that came last is spared.
                     thread.newcomers.thin_out();
                 }

@@ -113,6 +113,13 @@ impl Wires {
         }
     }
 
+    /// Closes all of them, for whoever needs their files more; false if there were none.
+    pub(super) fn forget(&self) -> bool {
+        self.count.set(0);
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        idle.values().any(|idle| !idle.is_empty())
+    }
+
     /// Closes what has been idle for too long or has ended; true if nothing is left.
     fn close_old(&self) -> bool {
         let mut all = self.idle.borrow_mut();

@@ -149,6 +149,11 @@ impl Pool {
         }
     }
 
+    /// Closes all of them, for whoever needs their files more; false if there were none.
+    pub(super) fn forget(&self) -> bool {
+        !std::mem::take(&mut *self.idle.borrow_mut()).is_empty()
+    }
+
     /// Closes what has been idle for too long; true if nothing is left.
     fn close_old(&self) -> bool {
         let mut all = self.idle.borrow_mut();

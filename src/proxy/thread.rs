@@ -45,6 +45,12 @@ pub(super) struct Thread {
 }
 
 impl Thread {
+    /// Closes the idle tunnels of this thread, which only save time; false if there are none.
+    pub(super) fn forget_idle(&self) -> bool {
+        // Both of them.
+        self.wires.forget() | self.pool.forget()
+    }
+
     /// The state of a new thread.
     pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
         Rc::new(Self {

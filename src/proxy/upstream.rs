@@ -113,11 +113,11 @@ async fn try_open(
                 tracing::debug!(pod = %exit.pod, "the exit closed the connection without an answer");
             }
             Err(error) if socket::is_exhausted(&error) => {
-                // Whoever has not logged in makes room for those who have.
-                if !thread.newcomers.evict() {
+                // Idle tunnels make room, then whoever has not logged in.
+                if !thread.forget_idle() && !thread.newcomers.evict() {
                     return Err(Failure::Answer(exhausted(&error)));
                 }
-                // His socket is closed when the thread next looks at its tasks, which it does before this goes on.
+                // The sockets are closed when the thread next looks at its tasks, which it does before this goes on.
                 tokio::task::yield_now().await;
                 continue;
             }

@@ -1,12 +1,13 @@
 //! A gateway that runs out of files. The limit on them is one of a process, so each test of this runs its gateway in
 //! a process of its own: this program anew, with one test to run.
 
-use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::io::{BufRead as _, BufReader, Read, Seek, Write};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::rig::{ask, connect, rest};
 use super::*;
@@ -92,6 +93,49 @@ fn who_has_not_logged_in_gives_his_files_to_who_has() {
     }
 }
 
+#[test]
+fn idle_tunnels_give_their_files_to_new_ones() {
+    match told() {
+        Some(pod) => gateway_for(&Pod::at(pod.parse().unwrap())),
+        None => run(many_origins()),
+    }
+}
+
+/// An origin of plain HTTP, which keeps its connections.
+async fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut stream = tokio::io::BufReader::new(stream);
+                let mut line = String::new();
+                while stream.read_line(&mut line).await.is_ok_and(|n| n > 0) {
+                    if line == "\r\n" {
+                        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    addr
+}
+
+async fn many_origins() {
+    let (pod, origin) = (Pod::start().await, origin().await);
+    let (_child, addr) = spawned("idle_tunnels_give_their_files_to_new_ones", &pod);
+    for n in 0..60 {
+        pod.route(&format!("h{n}.test:80"), Route::To(origin));
+        let mut client = TcpStream::connect(&addr).await.unwrap();
+        let credentials = basic("demo", "open:sesame");
+        let get = format!("GET http://h{n}.test/ HTTP/1.1\r\nHost: h{n}.test\r\n{credentials}\r\n");
+        let answer = ask(&mut client, &get).await;
+        assert_eq!((answer.status, answer.code(), answer.text()), (200, "-", "ok"), "the {n}th");
+    }
+}
+
 /// A gateway with few files, until this process is ended.
 fn gateway_for(pod: &Pod) {
     let gateway = Gateway::threads(1, Some(pod), |_| {});
@@ -110,16 +154,21 @@ impl Drop for Ended {
     }
 }
 
-async fn logged_in_among_the_silent() {
-    let pod = Pod::start().await;
-    pod.route("echo.test:7", Route::To(echo().await));
-    let mut child = child("who_has_not_logged_in_gives_his_files_to_who_has", &pod.addr.to_string());
+/// A gateway for this pod in a process of its own, and its address.
+fn spawned(test: &str, pod: &Pod) -> (Ended, String) {
+    let mut child = child(test, &pod.addr.to_string());
     let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut child = Ended(child);
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
     let addr =
         lines.find_map(|line| Some(line.unwrap().strip_prefix("addr ")?.to_owned())).expect("its address");
+    (child, addr)
+}
 
+async fn logged_in_among_the_silent() {
+    let pod = Pod::start().await;
+    pod.route("echo.test:7", Route::To(echo().await));
+    let (_child, addr) = spawned("who_has_not_logged_in_gives_his_files_to_who_has", &pod);
     // When the first of them is ended, no files are left.
     let mut silent = Vec::new();
     for _ in 0..40 {
