@@ -8,20 +8,21 @@ const ONES: u64 = u64::MAX / 0xff;
 /// Where the first of `bytes` is that `of` finds among eight of them. `of` says it by the highest bit of the byte, and
 /// may be wrong above the lowest that it finds. A space is none that it looks for.
 pub(crate) fn first(bytes: &[u8], of: impl Fn(u64) -> u64) -> Option<usize> {
+    let within = |eight| match of(u64::from_le_bytes(eight)) {
+        0 => None,
+        found => Some(found.trailing_zeros() as usize / 8),
+    };
     let (chunks, rest) = bytes.as_chunks();
     let mut at = 0;
     for chunk in chunks {
-        match of(u64::from_le_bytes(*chunk)) {
-            0 => at += 8,
-            found => return Some(at + found.trailing_zeros() as usize / 8),
+        if let Some(found) = within(*chunk) {
+            return Some(at + found);
         }
+        at += 8;
     }
     let mut last = [b' '; 8];
     last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    match of(u64::from_le_bytes(last)) {
-        0 => None,
-        found => Some(at + found.trailing_zeros() as usize / 8),
-    }
+    within(last).map(|found| at + found)
 }
 
 /// Which of eight bytes are below `least`, which is at most 0x80.

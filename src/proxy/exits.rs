@@ -67,7 +67,7 @@ impl Exits for Sessions {
         deadline: Instant,
         tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Local<'a, Result<Grant, AcquireError>> {
-        Box::pin(async move { Self::acquire_telling(self, key, lifetimes, deadline, tell).await })
+        Box::pin(Self::acquire_telling(self, key, lifetimes, deadline, tell))
     }
 
     fn by_pod_credentials(&self, user: &str, password: &Secret) -> Option<Grant> {
@@ -75,7 +75,7 @@ impl Exits for Sessions {
     }
 
     fn await_pod_credentials<'a>(&'a self, user: &'a str, password: &'a Secret) -> Local<'a, Option<Grant>> {
-        Box::pin(async move { Self::await_pod_credentials(self, user, password).await })
+        Box::pin(Self::await_pod_credentials(self, user, password))
     }
 
     fn pod_owner(&self, user: &str) -> Option<Account> {

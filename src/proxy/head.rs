@@ -236,7 +236,9 @@ impl Framing {
             return Err(HeadError::Malformed("more than one Host"));
         }
         self.host = true;
-        let valid = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%');
+        let valid = |b: &u8| {
+            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+        };
         self.host_is_valid = value.iter().all(valid);
         Ok(())
     }

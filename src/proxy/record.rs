@@ -50,7 +50,6 @@ impl RequestId {
 }
 
 impl fmt::Display for RequestId {
-    /// In one piece: it is shown twice for every request.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }

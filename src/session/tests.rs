@@ -101,7 +101,11 @@ impl World {
     }
 
     fn ready_pod(&self) -> Option<String> {
-        self.sessions.hit(self.sessions.id(&key())).map(|grant| grant.exit.pod.to_string())
+        self.hit(&key()).map(|grant| grant.exit.pod.to_string())
+    }
+
+    fn hit(&self, key: &SessionKey) -> Option<super::Grant> {
+        self.sessions.hit(self.sessions.id(key))
     }
 }
 
@@ -233,7 +237,7 @@ async fn a_vanished_pod_closes_its_tunnels_and_a_changed_one_does_not() {
     let mut world = World::new();
     world.claim();
     let pod = world.pod(0, true);
-    let grant = world.sessions.hit(world.sessions.id(&key())).unwrap();
+    let grant = world.hit(&key()).unwrap();
     world.pod(0, false);
     assert!(!grant.exit.gone.is_cancelled());
     world.shared.index().remove_pod(&world.shared.table, &pod.name, &pod.uid);
@@ -247,10 +251,7 @@ async fn activity_is_counted_for_as_long_as_the_grant_lives() {
     world.claim();
     world.pod(0, true);
     let entry = world.shared.table.entry(&key());
-    let (one, two) = (
-        world.sessions.hit(world.sessions.id(&key())).unwrap(),
-        world.sessions.hit(world.sessions.id(&key())).unwrap(),
-    );
+    let (one, two) = (world.hit(&key()).unwrap(), world.hit(&key()).unwrap());
     assert_eq!((entry.active(), one.exit.active()), (2, 2));
     drop(one);
     drop(two);
@@ -262,15 +263,15 @@ async fn a_reported_exit_is_left_at_once_and_the_leader_asked_to_replace_it() {
     let mut world = World::new();
     world.claim();
     world.pod(0, true);
-    let exit = world.sessions.hit(world.sessions.id(&key())).unwrap().exit;
+    let exit = world.hit(&key()).unwrap().exit;
     world.sessions.report(&exit, Fault::Dead);
-    assert!(world.sessions.hit(world.sessions.id(&key())).is_none());
+    assert!(world.hit(&key()).is_none());
     let Ok(Command::Replace { replace, claim_uid, .. }) = world.commands.try_recv() else { panic!() };
     assert_eq!((replace, &*claim_uid), (Replace { transition: 0, why: "dead".to_owned() }, UID));
     // Its tunnels go on, and a pod's event of before does not bring it back.
     assert!(!exit.gone.is_cancelled());
     world.pod(0, true);
-    assert!(world.sessions.hit(world.sessions.id(&key())).is_none());
+    assert!(world.hit(&key()).is_none());
 }
 
 #[tokio::test]
@@ -279,7 +280,7 @@ async fn a_replicas_word_that_an_exit_must_be_replaced_holds_for_all() {
     world.pod(0, true);
     let word = serde_json::to_string(&Replace { transition: 0, why: "dead".to_owned() }).unwrap();
     world.claim_with(|lease| annotate(lease, note::REPLACE, word));
-    assert!(world.sessions.hit(world.sessions.id(&key())).is_none());
+    assert!(world.hit(&key()).is_none());
 }
 
 #[tokio::test]
@@ -287,9 +288,9 @@ async fn a_claim_that_went_long_without_renewal_is_no_hit() {
     let mut world = World::new();
     world.pod(0, true);
     world.quiet_claim();
-    assert!(world.sessions.hit(world.sessions.id(&key())).is_none(), "older than three quarters of 300 s");
+    assert!(world.hit(&key()).is_none(), "older than three quarters of 300 s");
     world.claim();
-    assert!(world.sessions.hit(world.sessions.id(&key())).is_some());
+    assert!(world.hit(&key()).is_some());
 }
 
 #[tokio::test]
@@ -298,7 +299,7 @@ async fn an_expired_exit_is_no_hit() {
     world.pod(0, true);
     let past = super::claim::format_time(SystemTime::now() - Duration::from_secs(1));
     world.claim_with(|lease| annotate(lease, note::EXPIRES, past));
-    assert!(world.sessions.hit(world.sessions.id(&key())).is_none());
+    assert!(world.hit(&key()).is_none());
 }
 
 #[tokio::test]
@@ -340,7 +341,7 @@ async fn a_claim_made_anew_between_two_events_ends_what_the_old_one_had() {
         let mut world = World::new();
         world.claim();
         world.pod(0, true);
-        let old = world.sessions.hit(world.sessions.id(&key())).unwrap();
+        let old = world.hit(&key()).unwrap();
         old.exit.traffic.add_up(7);
         let password = Secret::from("open-sesame".to_owned());
         assert!(world.sessions.by_pod_credentials("pod.0", &password).is_some());
@@ -426,16 +427,16 @@ async fn a_strict_exit_is_shown_to_nobody_before_its_claim_tells_of_it() {
     };
     claim(&mut world, None);
     pod(&world, 0);
-    assert!(world.sessions.hit(world.sessions.id(&strict())).is_none());
+    assert!(world.hit(&strict()).is_none());
     let password = Secret::from("open-sesame".to_owned());
     assert!(world.sessions.by_pod_credentials("pod.0", &password).is_none(), "nor by its own credentials");
     claim(&mut world, Some("0"));
-    let exit = world.sessions.hit(world.sessions.id(&strict())).unwrap().exit;
+    let exit = world.hit(&strict()).unwrap().exit;
     // A pod of the next transition that comes before its claim is not covered by what that said.
     pod(&world, 1);
-    assert!(world.sessions.hit(world.sessions.id(&strict())).is_none());
+    assert!(world.hit(&strict()).is_none());
     world.shared.index().remove_pod(&world.shared.table, &pod_name(UID, 1), "pod-1");
-    assert!(world.sessions.hit(world.sessions.id(&strict())).is_some());
+    assert!(world.hit(&strict()).is_some());
     // What this replica has found out is told at once, though the leader has not answered yet.
     world.sessions.report(&exit, Fault::Unreachable);
     let entry = world.shared.table.entry(&strict());
@@ -447,7 +448,7 @@ async fn a_sessions_times_are_those_of_its_claim() {
     let mut world = World::new();
     world.claim_with(|lease| annotate(lease, note::TTL, "10m".to_owned()));
     world.pod(0, true);
-    let grant = world.sessions.hit(world.sessions.id(&key())).unwrap();
+    let grant = world.hit(&key()).unwrap();
     assert_eq!(grant.idle, Duration::from_secs(300));
     // Before the leader has noted it.
     let left = grant.expires.unwrap().duration_since(SystemTime::now()).unwrap();

@@ -2,13 +2,13 @@
 //! a process of its own: this program anew, with one test to run.
 
 use std::io::{BufRead as _, BufReader, Read, Seek, Write};
-use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
+use super::plain::Origin;
 use super::rig::{ask, connect, rest};
 use super::*;
 
@@ -101,38 +101,16 @@ fn idle_tunnels_give_their_files_to_new_ones() {
     }
 }
 
-/// An origin of plain HTTP, which keeps its connections.
-async fn origin() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut stream = tokio::io::BufReader::new(stream);
-                let mut line = String::new();
-                while stream.read_line(&mut line).await.is_ok_and(|n| n > 0) {
-                    if line == "\r\n" {
-                        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
-                    }
-                    line.clear();
-                }
-            });
-        }
-    });
-    addr
-}
-
 async fn many_origins() {
-    let (pod, origin) = (Pod::start().await, origin().await);
+    let (pod, origin) = (Pod::start().await, Origin::start().await);
     let (_child, addr) = spawned("idle_tunnels_give_their_files_to_new_ones", &pod);
     for n in 0..60 {
-        pod.route(&format!("h{n}.test:80"), Route::To(origin));
+        pod.route(&format!("h{n}.test:80"), Route::To(origin.addr));
         let mut client = TcpStream::connect(&addr).await.unwrap();
         let credentials = basic("demo", "open:sesame");
         let get = format!("GET http://h{n}.test/ HTTP/1.1\r\nHost: h{n}.test\r\n{credentials}\r\n");
         let answer = ask(&mut client, &get).await;
-        assert_eq!((answer.status, answer.code(), answer.text()), (200, "-", "ok"), "the {n}th");
+        assert_eq!((answer.status, answer.code(), answer.text()), (200, "-", "hello"), "the {n}th");
     }
 }
 

@@ -15,14 +15,14 @@ type Seen = (String, Vec<u8>);
 
 /// An origin: answers by the path, and remembers heads and bodies.
 #[derive(Clone)]
-struct Origin {
-    addr: SocketAddr,
+pub(super) struct Origin {
+    pub(super) addr: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<Mutex<usize>>,
 }
 
 impl Origin {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin =
             Self { addr: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default() };

@@ -180,7 +180,7 @@ async fn another_replicas_word_that_an_exit_is_dead_reaches_those_who_wait_for_i
     let mut world = World::new();
     world.claim();
     world.pod(0, true);
-    let exit = world.sessions.hit(world.sessions.id(&key())).unwrap().exit;
+    let exit = world.hit(&key()).unwrap().exit;
     let say = |world: &mut World, why: &str| {
         let word = serde_json::to_string(&Replace { transition: 0, why: why.to_owned() }).unwrap();
         world.claim_with(|lease| annotate(lease, note::REPLACE, word));
