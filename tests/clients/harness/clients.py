@@ -117,6 +117,8 @@ CLIENTS = (
     Client(
         "chromium", "chromium", ("node", "{cache}/node/chromium.mjs"),
         challenge_first=True, connect_407="ERR_HTTP_RESPONSE_CODE_FAILURE", connect_400="ERR_TUNNEL_CONNECTION_FAILED",
+        # It asks for the page's icon of its own accord, on a second connection where a request comes meanwhile.
+        connections=2,
         # Where a tunnel is not open after 250 ms, it dials a second one beside it and keeps what comes last for later.
         spare_tunnels=1,
         variables_with_user=False, gives_up=30, udp=("node", "{cache}/node/chromium-udp.mjs"),
