@@ -105,7 +105,7 @@ pub(super) enum Outcome {
     AccountGone,
     /// Cut at the end of the drain.
     Cut,
-    /// Nothing moved for an hour in a tunnel of which one side had ended.
+    /// Nothing moved for an hour in a tunnel of which one side had ended, for a minute where the exit's was gone.
     Idle,
 }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::buffers::Buffers;
@@ -18,6 +17,9 @@ mod half;
 mod socket;
 
 use half::{Broken, Half};
+
+/// How long a client has to read the rest of a tunnel whose other side is gone, and how long it may take nothing of it.
+pub(super) const LINGER: Duration = Duration::from_secs(60);
 
 /// How a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub enum End {
     Upstream,
     /// The exit's pod is gone.
     Gone,
-    /// One side had ended, and nothing moved for the limit.
+    /// One side had ended, and nothing moved for the limit, or for [`LINGER`] where the exit's was gone.
     Idle,
 }
 
@@ -75,6 +77,8 @@ impl Drop for Ends {
 pub(super) enum Next {
     /// The end of it.
     End(End),
+    /// Both sides are open, and one takes nothing while bytes wait for it.
+    Blocked,
     /// The client has ended, or the exit takes no more. What the end of the other direction means.
     Down(End),
     /// The exit has ended.
@@ -105,54 +109,87 @@ impl Relay {
     /// For tests and benches: a tunnel has room for the first phase alone.
     pub async fn run(
         &mut self,
-        ends: &mut Ends,
+        ends: &Ends,
         buffers: &Buffers,
         gone: &mut (impl Future<Output = ()> + Unpin),
         half_idle: Duration,
         moved: &mut impl FnMut(u64, u64),
     ) -> End {
-        match poll_fn(|cx| self.poll_both(cx, ends, buffers, gone, moved)).await {
-            Next::End(end) => end,
-            next => self.rest(next, ends, buffers, gone, half_idle, moved).await,
+        loop {
+            let next = poll_fn(|cx| self.poll_both(cx, ends, buffers, gone, moved)).await;
+            if let Some(end) = self.rest(next, ends, buffers, gone, half_idle, moved).await {
+                return end;
+            }
         }
     }
 
-    /// The second phase: one side has ended, and what that means is `next`.
+    /// The other phases, which `next` leads to. `None` goes back to the first.
     pub(super) async fn rest(
         &mut self,
         next: Next,
-        ends: &mut Ends,
+        ends: &Ends,
         buffers: &Buffers,
         gone: &mut (impl Future<Output = ()> + Unpin),
         half_idle: Duration,
         moved: &mut impl FnMut(u64, u64),
-    ) -> End {
-        match next {
+    ) -> Option<End> {
+        let next = match next {
+            Next::Blocked => self.blocked(ends, buffers, gone, moved).await?,
+            next => next,
+        };
+        let Ends { client, upstream, .. } = ends;
+        let end = match next {
             Next::End(end) => end,
+            Next::Blocked => return None,
             Next::Down(done) => {
                 let Self { down, greeting, .. } = self;
-                let (client_in, client_out) = ends.client.split();
-                let (upstream_in, _) = ends.upstream.split();
-                let way = OneWay { source: upstream_in, sink: client_out, ended: client_in };
+                let way = OneWay { source: upstream, sink: client };
+                let limit = if done == End::Done { half_idle } else { half_idle.min(LINGER) };
                 let meaning = Meaning { done, source: End::Upstream, sink: End::Client };
-                way.run(down, buffers, gone, half_idle, meaning, |bytes| moved(0, counted(greeting, bytes)))
-                    .await
+                way.run(down, buffers, gone, limit, meaning, |bytes| moved(0, counted(greeting, bytes))).await
             }
             Next::Up => {
-                let (client_in, _) = ends.client.split();
-                let (upstream_in, upstream_out) = ends.upstream.split();
-                let way = OneWay { source: client_in, sink: upstream_out, ended: upstream_in };
+                let way = OneWay { source: client, sink: upstream };
                 let meaning = Meaning { done: End::Done, source: End::Client, sink: End::Linger };
                 way.run(&mut self.up, buffers, gone, half_idle, meaning, |bytes| moved(bytes, 0)).await
             }
-        }
+        };
+        Some(end)
+    }
+
+    /// While bytes wait for a side that takes nothing, the side that they come from is not read: only its error tells
+    /// that it was reset. `None` once nothing waits.
+    async fn blocked(
+        &mut self,
+        ends: &Ends,
+        buffers: &Buffers,
+        gone: &mut (impl Future<Output = ()> + Unpin),
+        moved: &mut impl FnMut(u64, u64),
+    ) -> Option<Next> {
+        let mut client_reset = pin!(ends.client.ready(Interest::ERROR));
+        let mut upstream_reset = pin!(ends.upstream.ready(Interest::ERROR));
+        poll_fn(|cx| match self.poll_both(cx, ends, buffers, gone, moved) {
+            Poll::Ready(Next::Blocked) => {
+                if self.up.is_blocked() && client_reset.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Some(Next::End(End::Client)));
+                }
+                if self.down.is_blocked() && upstream_reset.as_mut().poll(cx).is_ready() {
+                    // What it had said is still the client's, if that takes it before long.
+                    return Poll::Ready(Some(Next::Down(End::Upstream)));
+                }
+                Poll::Pending
+            }
+            Poll::Ready(next) => Poll::Ready(Some(next)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
     }
 
     /// The first phase: both sides are open.
     pub(super) fn poll_both(
         &mut self,
         cx: &mut Context<'_>,
-        ends: &mut Ends,
+        ends: &Ends,
         buffers: &Buffers,
         gone: &mut (impl Future<Output = ()> + Unpin),
         moved: &mut impl FnMut(u64, u64),
@@ -161,12 +198,11 @@ impl Relay {
             return Poll::Ready(Next::End(End::Gone));
         }
         let Self { up, down, greeting } = self;
-        let (mut client_in, mut client_out) = ends.client.split();
-        let (mut upstream_in, mut upstream_out) = ends.upstream.split();
+        let Ends { client, upstream, .. } = ends;
         let (mut moved_up, mut moved_down) = (0, 0);
-        let upward = up.poll(cx, &mut client_in, &mut upstream_out, buffers, false, &mut moved_up);
+        let upward = up.poll(cx, &mut &*client, &mut &*upstream, buffers, false, &mut moved_up);
         let last = upward.is_ready();
-        let downward = down.poll(cx, &mut upstream_in, &mut client_out, buffers, last, &mut moved_down);
+        let downward = down.poll(cx, &mut &*upstream, &mut &*client, buffers, last, &mut moved_down);
         if moved_up + moved_down > 0 {
             moved(moved_up, counted(greeting, moved_down));
         }
@@ -182,6 +218,9 @@ impl Relay {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Next::End(End::Done)),
             (Poll::Ready(Ok(())), Poll::Pending) => Poll::Ready(Next::Down(End::Done)),
             (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Next::Up),
+            (Poll::Pending, Poll::Pending) if up.is_blocked() || down.is_blocked() => {
+                Poll::Ready(Next::Blocked)
+            }
             (Poll::Pending, Poll::Pending) => Poll::Pending,
         }
     }
@@ -196,10 +235,9 @@ fn counted(greeting: &mut u32, bytes: u64) -> u64 {
 
 /// The sockets of the second phase, in which one direction has ended and the other goes on.
 struct OneWay<'a> {
-    source: ReadHalf<'a>,
-    sink: WriteHalf<'a>,
-    /// The side of the sink that has ended: it is read no more, so only its error tells of a reset.
-    ended: ReadHalf<'a>,
+    source: &'a TcpStream,
+    /// It is read no more, so only its error tells of a reset.
+    sink: &'a TcpStream,
 }
 
 /// What it means for the tunnel how the second phase ends.
@@ -222,7 +260,7 @@ impl OneWay<'_> {
         meaning: Meaning,
         mut moved: impl FnMut(u64),
     ) -> End {
-        let mut reset = pin!(self.ended.ready(Interest::ERROR));
+        let mut reset = pin!(self.sink.ready(Interest::ERROR));
         let mut clock = pin!(tokio::time::sleep(half_idle));
         let mut since = Instant::now();
         poll_fn(|cx| {

@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use prometheus::IntGauge;
 use tokio::net::TcpStream;
@@ -12,7 +11,7 @@ use tokio::net::TcpStream;
 use super::connect::Opened;
 use super::event::Waiter;
 use super::record::{Outcome, Record};
-use super::relay::{End, Ends, Next, Relay};
+use super::relay::{End, Ends, LINGER, Next, Relay};
 use super::response::Established;
 use super::thread::Thread;
 use crate::session::InUse;
@@ -49,10 +48,15 @@ impl Tunnel {
     pub(super) fn run(self, thread: Rc<Thread>) -> impl Future<Output = ()> + 'static {
         let mut open = self.open(&thread);
         async move {
-            let end = match poll_fn(|cx| open.poll_both(cx, &thread)).await {
-                Next::End(end) => end,
-                // Boxed: few tunnels are half open for long, and all others would hold the room for it.
-                next => Box::pin(open.rest(next, &thread)).await,
+            let end = loop {
+                let next = poll_fn(|cx| open.poll_both(cx, &thread)).await;
+                if let Next::End(end) = next {
+                    break end;
+                }
+                // Boxed: few tunnels are half open or blocked for long, and all others would hold the room for it.
+                if let Some(end) = Box::pin(open.rest(next, &thread)).await {
+                    break end;
+                }
             };
             // Boxed: only some tunnels end so.
             let rest = open.finish(end).map(|ends| Box::pin(linger(thread, ends)));
@@ -135,7 +139,7 @@ impl Open {
         relay.poll_both(cx, ends, &thread.buffers, gone, &mut |up, down| record.add_bytes(up, down))
     }
 
-    async fn rest(&mut self, next: Next, thread: &Thread) -> End {
+    async fn rest(&mut self, next: Next, thread: &Thread) -> Option<End> {
         let Self { ends, relay, gone, record, .. } = self;
         let half_idle = thread.shared.timings.half_idle;
         relay
@@ -171,11 +175,8 @@ impl Open {
 
 async fn linger(thread: Rc<Thread>, ends: Ends) {
     shut(&ends.client);
-    thread.linger(&ends.client, TUNNEL_LINGER, usize::MAX).await;
+    thread.linger(&ends.client, LINGER, usize::MAX).await;
 }
-
-/// How long a client has to read the rest of a tunnel whose other side is gone.
-const TUNNEL_LINGER: Duration = Duration::from_secs(60);
 
 /// Counts an open tunnel until dropped.
 struct Counted(IntGauge);

@@ -8,8 +8,6 @@
 use std::io::{self, ErrorKind};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::ReadBuf;
-
 use crate::proxy::buffers::{Buffers, Pipe, SIZE};
 
 /// Bytes that one direction moves before others on the thread get their turn; a splice may take more.
@@ -20,8 +18,9 @@ const SMALL: usize = 8 * 1024;
 
 /// Where the bytes of a direction come from. Every method registers the task where it is not ready, as tokio's do.
 pub(super) trait Source {
-    /// Reads into a buffer; nothing at the end.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
+    /// Reads into a buffer; 0 at the end. What does not fill it is known to be all that there is for now: it is not
+    /// asked for more in vain.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
 
     /// Moves into an empty pipe; 0 at the end, and where only a read goes on.
     fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>>;
@@ -36,7 +35,7 @@ pub(super) trait Sink {
     fn poll_drain(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>>;
 
     /// Tells that nothing more comes.
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn shutdown(&mut self) -> io::Result<()>;
 }
 
 /// What broke in a direction.
@@ -120,6 +119,11 @@ impl Half {
         Self { blocked: Some(Box::new(Held::First { bytes, at: 0 })), ..Self::default() }
     }
 
+    /// Whether bytes wait for the sink, so that the source is not read.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.is_some()
+    }
+
     /// Moves what can be moved now, and adds to `moved` what the sink took. `Ready(Ok)` once the source has ended and
     /// the sink knows; `last` says that the sockets are closed next anyway, which tells it as well.
     pub(super) fn poll(
@@ -160,7 +164,7 @@ impl Half {
         if last {
             return Poll::Ready(Ok(()));
         }
-        sink.poll_shutdown(cx).map_err(|_| Broken::Sink)
+        Poll::Ready(sink.shutdown().map_err(|_| Broken::Sink))
     }
 
     /// Takes what there is, and how much it is; nothing at the end.
@@ -190,19 +194,19 @@ impl Half {
             }
         }
         let mut buffer = buffers.take();
-        let mut read = ReadBuf::new(&mut buffer);
-        let polled = source.poll_read(cx, &mut read);
-        let end = read.filled().len();
-        match polled {
-            Poll::Ready(Ok(())) if end > 0 => {
-                self.large = end == SIZE;
-                return Poll::Ready(Ok(Some((Held::Bytes { buffer, start: 0, end }, end))));
-            }
-            Poll::Ready(Ok(())) => self.ended = true,
-            Poll::Ready(Err(_)) | Poll::Pending => {}
+        let polled = source.poll_read(cx, &mut buffer);
+        if let Poll::Ready(Ok(end @ 1..)) = polled {
+            self.large = end == SIZE;
+            return Poll::Ready(Ok(Some((Held::Bytes { buffer, start: 0, end }, end))));
         }
         buffers.give(buffer);
-        polled.map(|read| read.map(|()| None).map_err(|_| Broken::Source))
+        match ready!(polled) {
+            Ok(_) => {
+                self.ended = true;
+                Poll::Ready(Ok(None))
+            }
+            Err(_) => Poll::Ready(Err(Broken::Source)),
+        }
     }
 }
 

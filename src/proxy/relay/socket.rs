@@ -1,26 +1,37 @@
-//! The halves of a TCP connection as the ends of a direction.
+//! A TCP connection as an end of a direction. Shared, so that both directions, and whoever waits for its error, have it
+//! at once.
 
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use rustix::io::Errno;
+use rustix::net::Shutdown;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use super::half::{Sink, Source};
 use crate::proxy::buffers::Pipe;
+use crate::proxy::upstream::drained;
 
-impl Source for ReadHalf<'_> {
-    /// A short read is known to have drained the socket: tokio does not try again for `EAGAIN`.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(self), cx, buffer)
+impl Source for &TcpStream {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            match self.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(n) if 0 < n && n < buffer.len() => {
+                    drained(self);
+                    return Poll::Ready(Ok(n));
+                }
+                read => return Poll::Ready(read),
+            }
+        }
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
-        let stream = (*self).as_ref();
         loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_io(Interest::READABLE, || pipe.fill(stream)) {
+            ready!(self.poll_read_ready(cx))?;
+            match self.try_io(Interest::READABLE, || pipe.fill(*self)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 filled => return Poll::Ready(filled),
             }
@@ -28,23 +39,32 @@ impl Source for ReadHalf<'_> {
     }
 }
 
-impl Sink for WriteHalf<'_> {
+impl Sink for &TcpStream {
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(self), cx, bytes)
+        loop {
+            ready!(self.poll_write_ready(cx))?;
+            match self.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
-        let stream = (*self).as_ref();
         loop {
-            ready!(stream.poll_write_ready(cx))?;
-            match stream.try_io(Interest::WRITABLE, || pipe.drain(stream)) {
+            ready!(self.poll_write_ready(cx))?;
+            match self.try_io(Interest::WRITABLE, || pipe.drain(*self)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 drained => return Poll::Ready(drained),
             }
         }
     }
 
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_shutdown(Pin::new(self), cx)
+    fn shutdown(&mut self) -> io::Result<()> {
+        match rustix::net::shutdown(*self, Shutdown::Write) {
+            // The other side is gone altogether, which reading tells.
+            Ok(()) | Err(Errno::NOTCONN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -244,6 +244,56 @@ fn a_reset_after_a_half_close_is_noticed_without_traffic() {
     });
 }
 
+/// Sends until nothing more goes in for a while, and tells how much went.
+async fn fill(stream: &mut TcpStream) -> u64 {
+    let mut sent = 0;
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(300), stream.write(&[1; 8192])).await {
+        sent += written.unwrap() as u64;
+    }
+    sent
+}
+
+#[test]
+fn a_client_that_resets_is_noticed_while_the_exit_takes_nothing() {
+    run(|| async {
+        let mut rig = Rig::start(b"", HOUR, true).await;
+        fill(&mut rig.client).await;
+        reset(rig.client);
+        assert_eq!(rig.relay.await.unwrap().0, End::Client);
+        expect_broken(&rig.server).await;
+
+        // Also where it has been blocked before, and has moved on.
+        let mut rig = Rig::start(b"", HOUR, true).await;
+        let sent = fill(&mut rig.client).await;
+        let mut got = vec![0; usize::try_from(sent).unwrap()];
+        rig.server.read_exact(&mut got).await.unwrap();
+        fill(&mut rig.client).await;
+        reset(rig.client);
+        assert_eq!(rig.relay.await.unwrap().0, End::Client);
+    });
+}
+
+#[test]
+fn what_an_exit_said_before_its_reset_waits_for_a_slow_client_but_not_for_ever() {
+    run(|| async {
+        let mut rig = Rig::start(b"", HOUR, true).await;
+        fill(&mut rig.server).await;
+        let moved = rig.moved.borrow().down;
+        reset(rig.server);
+        let mut got = Vec::new();
+        assert!(rig.client.read_to_end(&mut got).await.is_err());
+        assert!(got.len() as u64 > moved, "{} of {moved} bytes", got.len());
+        assert_eq!(rig.relay.await.unwrap().0, End::Upstream);
+
+        let mut rig = Rig::start(b"", Duration::from_millis(200), true).await;
+        fill(&mut rig.server).await;
+        assert!(!rig.relay.is_finished());
+        reset(rig.server);
+        assert_eq!(rig.relay.await.unwrap().0, End::Idle);
+        expect_broken(&rig.client).await;
+    });
+}
+
 #[test]
 fn an_answer_survives_that_its_sender_takes_no_more() {
     run(|| async {
@@ -326,13 +376,7 @@ fn only_half_open_tunnels_have_a_limit() {
 fn a_slow_reader_costs_one_buffer_and_stops_its_sender() {
     run(|| async {
         let mut rig = Rig::start(b"", HOUR, true).await;
-        let mut sent = 0_u64;
-        // Until nothing more goes in for a while: the sender is blocked.
-        while let Ok(written) =
-            tokio::time::timeout(Duration::from_millis(300), rig.client.write(&[1; 8192])).await
-        {
-            sent += written.unwrap() as u64;
-        }
+        let sent = fill(&mut rig.client).await;
         assert!(sent < 4 * 1024 * 1024, "{sent} bytes were taken in");
         // The one buffer is with the relay, not in the free list and not doubled.
         rig.client.shutdown().await.unwrap();

@@ -69,11 +69,11 @@ impl FakeSource {
 }
 
 impl Source for FakeSource {
-    fn poll_read(&mut self, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let n = ready!(self.take(buffer.remaining()))?;
-        buffer.put_slice(&self.bytes[self.at..self.at + n]);
+    fn poll_read(&mut self, _: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let n = ready!(self.take(buffer.len()))?;
+        buffer[..n].copy_from_slice(&self.bytes[self.at..self.at + n]);
         self.at += n;
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(n))
     }
 
     fn poll_fill(&mut self, _: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
@@ -137,9 +137,9 @@ impl Sink for FakeSink {
         Poll::Ready(Ok(pipe.drain_into(&mut self.got, n)))
     }
 
-    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn shutdown(&mut self) -> io::Result<()> {
         self.shutdowns += 1;
-        Poll::Ready(Ok(()))
+        Ok(())
     }
 }
 
