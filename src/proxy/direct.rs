@@ -29,6 +29,7 @@ use super::pool::Key;
 use super::record::{Kind, Outcome, Record};
 use super::reply::Reply;
 use super::rewrite::{self, Turn};
+use super::socket;
 use super::target::Target;
 use super::thread::{Connection, Thread};
 use super::trail::Step;
@@ -334,6 +335,7 @@ async fn answer(
     // Boxed: few requests need it, and all would hold the room for it.
     let opened = Box::pin(hold.open(thread, grant, &target, record)).await?;
     let Opened { grant, tunnel } = opened;
+    socket::keep_alive(&tunnel.stream);
     let asked = origin::ask(thread, &grant.exit, tunnel.stream, &tunnel.glued, &head, turn, record).await;
     match asked {
         Ok(begun) => {

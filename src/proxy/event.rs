@@ -1,5 +1,5 @@
 //! Something that happens once, on one thread: the start of the drain, the end of an exit. Waiting
-//! costs a slot and no lock, so that a relay can ask on every turn.
+//! costs a slot and no lock, so that a relay can ask on every turn. Called by all that waits on a data thread.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -17,22 +17,29 @@ pub(super) struct Event {
 
 #[derive(Debug, Default)]
 struct Slots {
-    wakers: Vec<Option<Waker>>,
+    all: Vec<Slot>,
     free: Vec<NonZeroU32>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    waker: Option<Waker>,
+    /// Whether its waiter has been nudged.
+    nudged: bool,
 }
 
 impl Slots {
     /// A free slot.
     fn take(&mut self) -> NonZeroU32 {
         self.free.pop().unwrap_or_else(|| {
-            self.wakers.push(None);
+            self.all.push(Slot::default());
             // More than four thousand million waiters do not fit into memory.
-            u32::try_from(self.wakers.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+            u32::try_from(self.all.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
         })
     }
 
-    fn of(&mut self, slot: NonZeroU32) -> Option<&mut Option<Waker>> {
-        self.wakers.get_mut(slot.get() as usize - 1)
+    fn of(&mut self, slot: NonZeroU32) -> Option<&mut Slot> {
+        self.all.get_mut(slot.get() as usize - 1)
     }
 }
 
@@ -40,7 +47,24 @@ impl Event {
     /// Wakes all who wait, now and later.
     pub(super) fn fire(&self) {
         self.fired.set(true);
-        let wakers: Vec<Waker> = self.slots.borrow_mut().wakers.iter_mut().filter_map(Option::take).collect();
+        self.wake(|_| true);
+    }
+
+    /// Has each of those who wait look about once, whoever has not been nudged before.
+    pub(super) fn nudge(&self) {
+        self.wake(|slot| !std::mem::replace(&mut slot.nudged, true));
+    }
+
+    fn wake(&self, which: impl Fn(&mut Slot) -> bool) {
+        let wakers: Vec<Waker> = self
+            .slots
+            .borrow_mut()
+            .all
+            .iter_mut()
+            .filter(|slot| slot.waker.is_some())
+            .filter_map(|slot| if which(slot) { slot.waker.take() } else { None })
+            .collect();
+        // Outside of the borrow: whoever is woken may look at once.
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -73,10 +97,10 @@ impl Future for Waiter {
         let this = &mut *self;
         let slots = &mut *this.event.slots.borrow_mut();
         let slot = *this.slot.get_or_insert_with(|| slots.take());
-        if let Some(place) = slots.of(slot) {
-            match place {
+        if let Some(Slot { waker, .. }) = slots.of(slot) {
+            match waker {
                 Some(waker) => waker.clone_from(cx.waker()),
-                None => *place = Some(cx.waker().clone()),
+                None => *waker = Some(cx.waker().clone()),
             }
         }
         Poll::Pending
@@ -89,7 +113,7 @@ impl Drop for Waiter {
             let waker = {
                 let mut slots = self.event.slots.borrow_mut();
                 slots.free.push(slot);
-                slots.of(slot).and_then(Option::take)
+                slots.of(slot).and_then(|slot| std::mem::take(slot).waker)
             };
             // Outside of the borrow: a waker's drop may run what it wakes.
             drop(waker);
@@ -126,9 +150,19 @@ mod tests {
         drop(first);
         let mut third = event.waiter();
         assert!(Pin::new(&mut third).poll(&mut cx).is_pending());
-        assert_eq!(event.slots.borrow().wakers.len(), 2);
-        event.fire();
+        assert_eq!(event.slots.borrow().all.len(), 2);
+        event.nudge();
         assert_eq!(count.0.load(Ordering::Relaxed), 2);
+        assert!(Pin::new(&mut second).poll(&mut cx).is_pending());
+        drop(third);
+        let mut third = event.waiter();
+        assert!(Pin::new(&mut third).poll(&mut cx).is_pending());
+        // A waiter is nudged once; whoever has its slot next is another one.
+        event.nudge();
+        assert_eq!(count.0.load(Ordering::Relaxed), 3);
+        assert!(Pin::new(&mut third).poll(&mut cx).is_pending());
+        event.fire();
+        assert_eq!(count.0.load(Ordering::Relaxed), 5);
         assert!(Pin::new(&mut second).poll(&mut cx).is_ready());
         assert!(Pin::new(&mut third).poll(&mut cx).is_ready());
         assert!(Pin::new(&mut event.waiter()).poll(&mut cx).is_ready());

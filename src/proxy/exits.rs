@@ -149,6 +149,13 @@ impl<T: Ends> Watches<T> {
     }
 }
 
+impl<T> Watches<T> {
+    /// Has those who wait for an end look about once ([`Event::nudge`]).
+    pub(super) fn nudge(&self) {
+        self.by_address.values().for_each(|watch| watch.gone.nudge());
+    }
+}
+
 impl<T> Drop for Watch<T> {
     fn drop(&mut self) {
         // Those who wait hold the event themselves; without the task it would never fire for them.

@@ -23,6 +23,7 @@ use super::plain::{Client, Turn, client_side, credentials};
 use super::pool::{Key, Pool, TunnelIo, Wire};
 use super::record::{Outcome, Record};
 use super::response::{ERROR, REQUEST_ID};
+use super::socket;
 use super::target::Target;
 use super::thread::Thread;
 use super::trail::Step;
@@ -169,6 +170,7 @@ pub(super) async fn forward(
         None => (grant, parts),
     };
     let Opened { grant, tunnel } = hold.open(thread, grant, &target, record).await?;
+    socket::keep_alive(&tunnel.stream);
     let wire = Wire::open(thread, &grant.exit, tunnel).await.map_err(|_| no_answer(&target))?;
     let sent = Rc::new(Cell::new(if empty { Sent::Whole } else { Sent::Partly }));
     let body =

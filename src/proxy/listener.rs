@@ -67,6 +67,7 @@ async fn serve(shared: Arc<Shared>, listener: TcpListener) {
             thread.closing.fire();
         }
     });
+    tokio::task::spawn_local(Rc::clone(&thread).make_rounds());
     accept(&thread, &listener).await;
     take_queued(&thread, listener);
     drop(guard);

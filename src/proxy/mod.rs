@@ -111,6 +111,8 @@ struct Timings {
     pooled: Duration,
     /// A tunnel of which one side has ended and in which nothing moves.
     half_idle: Duration,
+    /// How often those tunnels are looked for that are new no longer, whose exits are to be asked whether they live.
+    rounds: Duration,
 }
 
 impl Timings {
@@ -129,6 +131,7 @@ impl Timings {
             second_check_target: Target::authority("1.1.1.1:443").ok()?,
             pooled: Duration::from_secs(4),
             half_idle: Duration::from_secs(3600),
+            rounds: Duration::from_secs(30),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -63,12 +63,18 @@ fn socket(addr: SocketAddr) -> io::Result<Socket> {
 }
 
 /// How an exit is asked whether it lives: one that has vanished frees its tunnels after twelve minutes, with the
-/// kernel's own interval and number of retries. Mostly its pod's end is seen long before, by the watch; two system
-/// calls fewer for each tunnel.
+/// kernel's own interval and number of retries, which saves two system calls. Mostly its pod's end is seen long
+/// before, by the watch.
 const EXIT_KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
 
+/// From now on asks whether the exit at the other end of a connection lives.
+pub(super) fn keep_alive(stream: &TcpStream) {
+    // Fails only on a connection that is gone.
+    let _ = SockRef::from(stream).set_tcp_keepalive(&EXIT_KEEPALIVE);
+}
+
 /// Connects to an exit. `first` is what it is to be sent first: the second of the result is how much of that is under
-/// way already.
+/// way already. What lasts is to be given to [`keep_alive`].
 ///
 /// # Errors
 ///
@@ -85,7 +91,6 @@ pub(super) async fn connect(
     // its answer does with the client's first bytes. Two packets of 24 less a tunnel (counted); the kernel goes back to
     // acknowledging at once by itself where nothing is sent.
     socket.set_tcp_quickack(false)?;
-    socket.set_tcp_keepalive(&EXIT_KEEPALIVE)?;
     match socket.connect(&addr.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
         Ok(()) | Err(_) => {}
@@ -135,8 +140,6 @@ pub(super) fn raise_open_files() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use socket2::SockRef;
-
     use super::*;
 
     #[tokio::test]
@@ -158,6 +161,8 @@ mod tests {
         let listener = tokio::net::TcpListener::from_std(listeners.into_iter().next().unwrap()).unwrap();
         let (dialled, _) = connect(addr, Duration::from_secs(5), b"").await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
+        assert!(!SockRef::from(&dialled).keepalive().unwrap());
+        keep_alive(&dialled);
         for stream in [&dialled, &accepted] {
             let socket = SockRef::from(stream);
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());

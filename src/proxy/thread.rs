@@ -40,6 +40,8 @@ pub(super) struct Thread {
     pub(super) closing: Rc<Event>,
     /// Connections whose clients have not logged in.
     pub(super) newcomers: Rc<Newcomers>,
+    /// How many rounds have been made.
+    rounds: Cell<u32>,
     watches: RefCell<Watches<Exit>>,
     accounts: RefCell<Watches<Usage>>,
 }
@@ -69,10 +71,25 @@ impl Thread {
             wires: Wires::new(shared.timings.pooled),
             closing: Rc::new(Event::default()),
             newcomers: Rc::new(Newcomers::new(shared.most_newcomers, &shared.metrics)),
+            rounds: Cell::new(0),
             watches: RefCell::default(),
             accounts: RefCell::default(),
             shared,
         })
+    }
+
+    /// Now and then has the tunnels that have come since look at how old they are: no clock for each.
+    pub(super) async fn make_rounds(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(self.shared.timings.rounds).await;
+            self.rounds.set(self.rounds.get().wrapping_add(1));
+            self.watches.borrow().nudge();
+        }
+    }
+
+    /// How many rounds have been made: who has seen fewer is no newcomer.
+    pub(super) fn rounds(&self) -> u32 {
+        self.rounds.get()
     }
 
     /// A future that ends when the exit's pod is gone.

@@ -1,7 +1,7 @@
 //! An open tunnel: the client is told, then bytes are relayed until both sides have ended.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -13,6 +13,7 @@ use super::event::Waiter;
 use super::record::{Outcome, Record};
 use super::relay::{End, Ends, LINGER, Next, Relay};
 use super::response::Established;
+use super::socket;
 use super::thread::Thread;
 use crate::session::InUse;
 
@@ -100,13 +101,18 @@ impl Tunnel {
             account: record.slot.as_ref().map(|slot| thread.account_gone(slot.usage())),
         };
         let relay = Relay::new(early, first, uncounted);
-        Open { ends: Ends::new(client, tunnel.stream), relay, gone, record, _exit: exit, _counted: counted }
+        let young = Some(thread.rounds());
+        let ends = Ends::new(client, tunnel.stream);
+        Open { ends, young, relay, gone, record, _exit: exit, _counted: counted }
     }
 }
 
 /// What a tunnel needs while it is open.
 struct Open {
     ends: Ends,
+    /// The rounds that its thread had made when it opened, until its exit is asked whether it lives: two system calls
+    /// that most tunnels do without, since they are over before.
+    young: Option<u32>,
     relay: Relay,
     gone: Gone,
     record: Record,
@@ -135,16 +141,21 @@ impl Future for Gone {
 
 impl Open {
     fn poll_both(&mut self, cx: &mut Context<'_>, thread: &Thread) -> Poll<Next> {
-        let Self { ends, relay, gone, record, .. } = self;
+        let Self { ends, young, relay, gone, record, .. } = self;
+        look(young, ends, thread);
         relay.poll_both(cx, ends, &thread.buffers, gone, &mut |up, down| record.add_bytes(up, down))
     }
 
     async fn rest(&mut self, next: Next, thread: &Thread) -> Option<End> {
-        let Self { ends, relay, gone, record, .. } = self;
+        let Self { ends, young, relay, gone, record, .. } = self;
         let half_idle = thread.shared.timings.half_idle;
-        relay
-            .rest(next, ends, &thread.buffers, gone, half_idle, &mut |up, down| record.add_bytes(up, down))
-            .await
+        let mut moved = |up, down| record.add_bytes(up, down);
+        let mut rest = pin!(relay.rest(next, ends, &thread.buffers, gone, half_idle, &mut moved));
+        poll_fn(|cx| {
+            look(young, ends, thread);
+            rest.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// Ends the record, and closes or resets both sides; what is left of them if the client is to be lingered for.
@@ -170,6 +181,14 @@ impl Open {
             End::Client | End::Upstream | End::Gone | End::Idle => {}
         }
         None
+    }
+}
+
+/// Looks whether a tunnel is new no longer.
+fn look(young: &mut Option<u32>, ends: &Ends, thread: &Thread) {
+    if young.is_some_and(|opened| opened != thread.rounds()) {
+        *young = None;
+        socket::keep_alive(&ends.upstream);
     }
 }
 

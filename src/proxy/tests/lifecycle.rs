@@ -187,3 +187,45 @@ async fn those_who_have_not_logged_in_make_room_for_newer_ones() {
     assert_eq!(open(), 5);
     assert_eq!(gateway.metrics().connections_unauthenticated.get(), 0);
 }
+
+/// Of each open connection to a pod, whether the kernel has a timer to ask the pod whether it lives.
+#[cfg(target_os = "linux")]
+fn asked_for_life(pod: &Pod) -> Vec<bool> {
+    let port = format!(":{:04X}", pod.addr.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+    // The columns are remote address, state (1 and 5 are open and half open) and timer (2 is that of keep-alive).
+    rows.filter(|row| row[2].ends_with(&port) && ["01", "05"].contains(&row[3]))
+        .map(|row| row[5].starts_with("02:"))
+        .collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_exit_is_asked_whether_it_lives_by_tunnels_that_last() {
+    let pod = Pod::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pod.route("origin.test:80", Route::To(listener.local_addr().unwrap()));
+    let gateway = Gateway::start(Some(&pod));
+    let (mut open, _) = gateway.tunnel("origin.test:80").await;
+    let (_origin, _) = listener.accept().await.unwrap();
+    eventually("no check any more", || asked_for_life(&pod).len() == 1).await;
+    open.write_all(b"x").await.unwrap();
+    assert_eq!(asked_for_life(&pod), [false]);
+    drop((gateway, open));
+    eventually("its end", || asked_for_life(&pod).is_empty()).await;
+
+    let gateway = Gateway::with(Some(&pod), |shared| shared.timings.rounds = Duration::from_millis(50));
+    let (_open, _) = gateway.tunnel("origin.test:80").await;
+    let (mut half, _) = gateway.tunnel("origin.test:80").await;
+    half.shutdown().await.unwrap();
+    eventually("rounds", || asked_for_life(&pod) == [true, true]).await;
+
+    // What is kept for plain HTTP is asked from its beginning.
+    let gateway = Gateway::start(Some(&pod));
+    let mut plain = gateway.connect().await;
+    let auth = basic("demo", "open:sesame");
+    let get = format!("GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n{auth}\r\n");
+    plain.write_all(get.as_bytes()).await.unwrap();
+    eventually("its connection", || asked_for_life(&pod) == [true, true, true]).await;
+}
