@@ -9,13 +9,17 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
+use super::head::has_token;
 use crate::config::Forwarding;
+
+/// What `Connection` is for origins, some clients say to proxies so. No standard has it.
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Fields that are of one connection, whether `Connection` names them or not.
 pub(super) const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
+    PROXY_CONNECTION,
     PROXY_AUTHORIZATION,
     PROXY_AUTHENTICATE,
     HeaderName::from_static("proxy-authentication-info"),
@@ -26,6 +30,11 @@ pub(super) const HOP_BY_HOP: [HeaderName; 9] = [
 
 /// Where a request has come from, as proxies tell each other and origins.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Whether `Proxy-Connection` says that this is the last request of its connection. (`Connection` is hyper's to read.)
+pub(super) fn ends_connection(headers: &HeaderMap) -> bool {
+    headers.get_all(PROXY_CONNECTION).iter().any(|value| has_token(value.as_bytes(), "close"))
+}
 
 /// Takes out what is of this connection alone, and what `Connection` names.
 pub(super) fn strip(headers: &mut HeaderMap) {

@@ -7,8 +7,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::PROXY_AUTHORIZATION;
-use http::{HeaderMap, Method, Request, Response};
+use http::header::{CONNECTION, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,6 +24,7 @@ use super::error::{Code, ProxyError};
 use super::forward::{self, Body};
 use super::gate::Refusal;
 use super::head::{Authorization, MAX_FIELDS, MAX_HEAD};
+use super::headers;
 use super::record::{Kind, Outcome, Record};
 use super::response::{self, Established};
 use super::target::{Target, TargetError};
@@ -146,6 +147,7 @@ async fn handle(
     };
     let mut record = Record::new(&thread.counters, kind, client.addr);
     record.method = Some(request.method().clone());
+    let last = headers::ends_connection(request.headers());
     let done = if let Some(refusal) = refusal {
         Err(refused(&thread, &client, &request, refusal, &mut record).await)
     } else if connect {
@@ -156,10 +158,14 @@ async fn handle(
     } else {
         forward::forward(&thread, &client, request, &mut record).await
     };
-    Ok(match done {
+    let mut response = match done {
         Ok(reply) => reply.respond(thread, &client, record, turn),
         Err(error) => refuse(&client, &error, connect, record, turn),
-    })
+    };
+    if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// The error of a request that the reader of the connection has refused.

@@ -296,6 +296,20 @@ async fn a_websocket_becomes_a_tunnel() {
 }
 
 #[tokio::test]
+async fn a_client_may_say_that_a_request_is_its_last() {
+    let (_pod, _origin, gateway) = world().await;
+    for request in [
+        request("GET", "/a", "Proxy-Connection: Close\r\n"),
+        request("POST", "/p", "Proxy-Connection: foo, close\r\nContent-Length: 5\r\n") + "hello",
+        "GET http://nowhere.test/ HTTP/1.1\r\nHost: a\r\nProxy-Connection: close\r\n\r\n".to_owned(),
+    ] {
+        let (mut stream, answer) = gateway.ask(&request).await;
+        assert_eq!(answer.header("connection"), Some("close"), "{request}");
+        assert_eq!(rest(&mut stream).await, b"");
+    }
+}
+
+#[tokio::test]
 async fn a_challenge_to_an_upload_leaves_the_connection() {
     let (_pod, origin, gateway) = world().await;
     let mut stream = gateway.connect().await;
