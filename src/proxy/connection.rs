@@ -226,7 +226,7 @@ async fn read_head(
 ) -> Result<(usize, usize), NoHead> {
     let timings = &thread.shared.timings;
     let mut scanner = Scanner::default();
-    let mut deadline = Instant::now() + if first { timings.head } else { timings.keep_alive };
+    let mut deadline = None;
     let mut begun = first;
     loop {
         match scanner.scan(bytes) {
@@ -235,6 +235,9 @@ async fn read_head(
             Scan::TooLarge => return Err(NoHead::Error(HeadError::TooManyFields.into())),
             Scan::Bad(why) => return Err(NoHead::Error(HeadError::Malformed(why).into())),
         }
+        // Where the head is there already, which is mostly so, no clock is looked at.
+        let due = *deadline
+            .get_or_insert_with(|| Instant::now() + if first { timings.head } else { timings.keep_alive });
         let some = async {
             if bytes.capacity() == 0 {
                 stream.readable().await?;
@@ -244,11 +247,11 @@ async fn read_head(
         };
         let read = async {
             if begun {
-                return timeout_at(deadline, some).await;
+                return timeout_at(due, some).await;
             }
             tokio::select! {
                 biased;
-                read = timeout_at(deadline, some) => read,
+                read = timeout_at(due, some) => read,
                 () = thread.closing.waiter() => Ok(Ok(0)),
             }
         };
@@ -262,7 +265,7 @@ async fn read_head(
         }
         if !begun {
             begun = true;
-            deadline = Instant::now() + timings.head;
+            deadline = Some(Instant::now() + timings.head);
         }
         // One byte more shows that it is too large.
         if bytes.len() > MAX_HEAD + MAX_EARLY {

@@ -111,7 +111,8 @@ struct Timings {
     pooled: Duration,
     /// A tunnel of which one side has ended and in which nothing moves.
     half_idle: Duration,
-    /// How often those tunnels are looked for that are new no longer, whose exits are to be asked whether they live.
+    /// How often those tunnels are looked for that are new no longer: their exits are asked from then on whether they
+    /// live, and the silence of a half-open one is counted.
     rounds: Duration,
 }
 

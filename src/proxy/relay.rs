@@ -117,20 +117,22 @@ impl Relay {
     ) -> End {
         loop {
             let next = poll_fn(|cx| self.poll_both(cx, ends, buffers, gone, moved)).await;
-            if let Some(end) = self.rest(next, ends, buffers, gone, half_idle, moved).await {
+            let idle = Silence { limit: half_idle, counts: || true };
+            if let Some(end) = self.rest(next, ends, buffers, gone, idle, moved).await {
                 return end;
             }
         }
     }
 
-    /// The other phases, which `next` leads to. `None` goes back to the first.
+    /// The other phases, which `next` leads to. `idle` bounds the silence of a tunnel of which one side has ended.
+    /// `None` goes back to the first.
     pub(super) async fn rest(
         &mut self,
         next: Next,
         ends: &Ends,
         buffers: &Buffers,
         gone: &mut (impl Future<Output = ()> + Unpin),
-        half_idle: Duration,
+        mut idle: Silence<impl Fn() -> bool>,
         moved: &mut impl FnMut(u64, u64),
     ) -> Option<End> {
         let next = match next {
@@ -144,14 +146,16 @@ impl Relay {
             Next::Down(done) => {
                 let Self { down, greeting, .. } = self;
                 let way = OneWay { source: upstream, sink: client };
-                let limit = if done == End::Done { half_idle } else { half_idle.min(LINGER) };
+                if done != End::Done {
+                    idle.limit = idle.limit.min(LINGER);
+                }
                 let meaning = Meaning { done, source: End::Upstream, sink: End::Client };
-                way.run(down, buffers, gone, limit, meaning, |bytes| moved(0, counted(greeting, bytes))).await
+                way.run(down, buffers, gone, idle, meaning, |bytes| moved(0, counted(greeting, bytes))).await
             }
             Next::Up => {
                 let way = OneWay { source: client, sink: upstream };
                 let meaning = Meaning { done: End::Done, source: End::Client, sink: End::Linger };
-                way.run(&mut self.up, buffers, gone, half_idle, meaning, |bytes| moved(bytes, 0)).await
+                way.run(&mut self.up, buffers, gone, idle, meaning, |bytes| moved(bytes, 0)).await
             }
         };
         Some(end)
@@ -240,6 +244,15 @@ struct OneWay<'a> {
     sink: &'a TcpStream,
 }
 
+/// How long nothing may move in the second phase.
+pub(super) struct Silence<F> {
+    /// The limit.
+    pub(super) limit: Duration,
+    /// Whether it is counted yet: most tunnels end at once in that phase, and need no clock. Asked when the task runs,
+    /// which is to be woken when that changes.
+    pub(super) counts: F,
+}
+
 /// What it means for the tunnel how the second phase ends.
 struct Meaning {
     /// The source has ended too.
@@ -256,18 +269,18 @@ impl OneWay<'_> {
         half: &mut Half,
         buffers: &Buffers,
         gone: &mut (impl Future<Output = ()> + Unpin),
-        half_idle: Duration,
+        idle: Silence<impl Fn() -> bool>,
         meaning: Meaning,
         mut moved: impl FnMut(u64),
     ) -> End {
         let mut reset = pin!(self.sink.ready(Interest::ERROR));
-        let mut clock = pin!(tokio::time::sleep(half_idle));
-        let mut since = Instant::now();
+        let mut clock = pin!(None);
+        let mut since = None;
         poll_fn(|cx| {
             let mut bytes = 0;
             let polled = half.poll(cx, &mut self.source, &mut self.sink, buffers, true, &mut bytes);
             if bytes > 0 {
-                since = Instant::now();
+                since = None;
                 moved(bytes);
             }
             match polled {
@@ -282,13 +295,19 @@ impl OneWay<'_> {
             if let Poll::Ready(Ok(_)) = reset.as_mut().poll(cx) {
                 return Poll::Ready(meaning.sink);
             }
+            if !(idle.counts)() {
+                return Poll::Pending;
+            }
+            let due = *since.get_or_insert_with(Instant::now) + idle.limit;
+            if clock.is_none() {
+                clock.set(Some(tokio::time::sleep_until(due)));
+            }
             // A coarse clock: it is set anew only when it has run out.
-            while clock.as_mut().poll(cx).is_ready() {
-                let due = since + half_idle;
+            while clock.as_mut().as_pin_mut().is_some_and(|clock| clock.poll(cx).is_ready()) {
                 if due <= Instant::now() {
                     return Poll::Ready(End::Idle);
                 }
-                clock.as_mut().reset(due);
+                clock.set(Some(tokio::time::sleep_until(due)));
             }
             Poll::Pending
         })

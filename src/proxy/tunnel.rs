@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::connect::Opened;
 use super::event::Waiter;
 use super::record::{Outcome, Record};
-use super::relay::{End, Ends, LINGER, Next, Relay};
+use super::relay::{End, Ends, LINGER, Next, Relay, Silence};
 use super::response::Established;
 use super::socket;
 use super::thread::Thread;
@@ -101,18 +101,20 @@ impl Tunnel {
             account: record.slot.as_ref().map(|slot| thread.account_gone(slot.usage())),
         };
         let relay = Relay::new(early, first, uncounted);
-        let young = Some(thread.rounds());
         let ends = Ends::new(client, tunnel.stream);
-        Open { ends, young, relay, gone, record, _exit: exit, _counted: counted }
+        let opened = thread.rounds();
+        Open { ends, opened, asks: false, relay, gone, record, _exit: exit, _counted: counted }
     }
 }
 
 /// What a tunnel needs while it is open.
 struct Open {
     ends: Ends,
-    /// The rounds that its thread had made when it opened, until its exit is asked whether it lives: two system calls
-    /// that most tunnels do without, since they are over before.
-    young: Option<u32>,
+    /// The rounds that its thread had made when it opened. Most tunnels are over before the next one, and do without
+    /// what needs a system call or a clock and is for those that last.
+    opened: u32,
+    /// Whether its exit is asked whether it lives.
+    asks: bool,
     relay: Relay,
     gone: Gone,
     record: Record,
@@ -141,18 +143,19 @@ impl Future for Gone {
 
 impl Open {
     fn poll_both(&mut self, cx: &mut Context<'_>, thread: &Thread) -> Poll<Next> {
-        let Self { ends, young, relay, gone, record, .. } = self;
-        look(young, ends, thread);
+        let Self { ends, opened, asks, relay, gone, record, .. } = self;
+        look(*opened, asks, ends, thread);
         relay.poll_both(cx, ends, &thread.buffers, gone, &mut |up, down| record.add_bytes(up, down))
     }
 
     async fn rest(&mut self, next: Next, thread: &Thread) -> Option<End> {
-        let Self { ends, young, relay, gone, record, .. } = self;
-        let half_idle = thread.shared.timings.half_idle;
+        let Self { ends, opened, asks, relay, gone, record, .. } = self;
+        let opened = *opened;
+        let idle = Silence { limit: thread.shared.timings.half_idle, counts: || thread.rounds() != opened };
         let mut moved = |up, down| record.add_bytes(up, down);
-        let mut rest = pin!(relay.rest(next, ends, &thread.buffers, gone, half_idle, &mut moved));
+        let mut rest = pin!(relay.rest(next, ends, &thread.buffers, gone, idle, &mut moved));
         poll_fn(|cx| {
-            look(young, ends, thread);
+            look(opened, asks, ends, thread);
             rest.as_mut().poll(cx)
         })
         .await
@@ -185,9 +188,9 @@ impl Open {
 }
 
 /// Looks whether a tunnel is new no longer.
-fn look(young: &mut Option<u32>, ends: &Ends, thread: &Thread) {
-    if young.is_some_and(|opened| opened != thread.rounds()) {
-        *young = None;
+fn look(opened: u32, asks: &mut bool, ends: &Ends, thread: &Thread) {
+    if !*asks && opened != thread.rounds() {
+        *asks = true;
         socket::keep_alive(&ends.upstream);
     }
 }

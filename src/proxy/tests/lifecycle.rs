@@ -229,3 +229,19 @@ async fn an_exit_is_asked_whether_it_lives_by_tunnels_that_last() {
     plain.write_all(get.as_bytes()).await.unwrap();
     eventually("its connection", || asked_for_life(&pod) == [true, true, true]).await;
 }
+
+#[tokio::test]
+async fn a_half_open_tunnel_that_falls_silent_ends_though_its_clock_starts_late() {
+    let pod = Pod::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pod.route("silent.test:80", Route::To(listener.local_addr().unwrap()));
+    let gateway = Gateway::with(Some(&pod), |shared| {
+        shared.timings.rounds = Duration::from_millis(100);
+        shared.timings.half_idle = Duration::from_millis(50);
+    });
+    let (_open, _) = gateway.tunnel("silent.test:80").await;
+    let (mut half, _) = gateway.tunnel("silent.test:80").await;
+    half.shutdown().await.unwrap();
+    eventually("its end", || gateway.requests("connect", "idle") == 1).await;
+    assert_eq!(gateway.metrics().tunnels_open.get(), 1);
+}
