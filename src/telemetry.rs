@@ -7,6 +7,7 @@
 
 mod json;
 mod members;
+mod time;
 mod writer;
 
 use std::fmt::Debug;
@@ -16,12 +17,13 @@ use tracing::Subscriber;
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry};
 
 pub(crate) use members::{Members, Name, name};
+pub(crate) use time::at;
 pub use writer::{LineWriter, LogGuard};
 
 use crate::config::LogFormat;
@@ -104,7 +106,7 @@ struct Clock;
 impl FormatTime for Clock {
     fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
         let mut whole = String::with_capacity(32);
-        SystemTime.format_time(&mut Writer::new(&mut whole))?;
+        time::push(&mut whole)?;
         // 2026-11-25T13:28:00.123456Z
         w.write_str(whole.get(11..23).unwrap_or(&whole))
     }
@@ -246,6 +248,24 @@ mod tests {
         assert_eq!(keys, ["timestamp", "level", "message", "account", "status", "target"]);
         let text = logged("INFO", LogFormat::Text, log);
         assert!(text.ends_with("request account=\"alice\" status=200\n"), "{text}");
+    }
+
+    #[test]
+    fn a_line_may_tell_of_an_earlier_time() {
+        let log = || {
+            at(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(5), || {
+                tracing::info!("then");
+            });
+            tracing::info!("now");
+        };
+        for (format, then) in
+            [(LogFormat::Json, "1970-01-01T00:00:00.005000Z"), (LogFormat::Text, "00:00:00.005 ")]
+        {
+            let text = logged("INFO", format, log);
+            let lines: Vec<&str> = text.lines().collect();
+            assert!(lines[0].contains(then) && lines[0].contains("then"), "{text}");
+            assert!(!lines[1].contains(then) && lines[1].contains("now"), "{text}");
+        }
     }
 
     #[test]

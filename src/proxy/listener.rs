@@ -68,6 +68,7 @@ async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         }
     });
     tokio::task::spawn_local(Rc::clone(&thread).make_rounds());
+    tokio::task::spawn_local(Rc::clone(&thread.counters.lines).run());
     accept(&thread, &listener).await;
     take_queued(&thread, listener);
     drop(guard);

@@ -49,6 +49,7 @@ pub mod gate;
 mod gluetun;
 pub mod head;
 mod headers;
+mod lines;
 mod listener;
 mod newcomers;
 mod origin;

@@ -12,13 +12,13 @@ use tokio::time::Instant;
 
 use super::error::{Code, ProxyError};
 use super::failures::{Failure, Shard};
-use super::target::{Target, push_v4};
+use super::lines::{Line, Lines};
+use super::target::Target;
 use super::trail::{Noted, Trail};
 use crate::accounts::Slot;
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
 use crate::session::{Exit, Grant};
-use crate::telemetry::{ACCESS, Members, name};
 
 /// A request's id: 16 hexadecimal digits, random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,16 +55,6 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// A client's address for the log, as its own `Display` writes it.
-fn shown(client: SocketAddr) -> String {
-    let SocketAddr::V4(addr) = client else { return client.to_string() };
-    let mut shown = String::with_capacity("255.255.255.255:65535".len());
-    push_v4(&mut shown, *addr.ip());
-    shown.push(':');
-    shown.push_str(itoa::Buffer::new().format(addr.port()));
-    shown
-}
-
 /// What kind of request it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -77,7 +67,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::Http => "http",
@@ -157,6 +147,8 @@ pub(super) struct Counters {
     pub(super) metrics: Arc<Metrics>,
     shutdown: Shutdown,
     failures: Arc<Shard>,
+    /// The thread's lines of the access log.
+    pub(super) lines: Rc<Lines>,
     connect_ok: IntCounter,
     http_ok: IntCounter,
     warm: Histogram,
@@ -184,6 +176,7 @@ impl Counters {
             metrics,
             shutdown,
             failures,
+            lines: Rc::default(),
         }
     }
 
@@ -309,7 +302,7 @@ impl Record {
     }
 
     /// Keeps what went wrong, for whoever asks.
-    fn keep(&mut self, outcome: Outcome) {
+    fn keep(&mut self, outcome: Outcome, took: Duration) {
         let Some((message, hint)) = outcome.told() else { return };
         let error = self.error.take();
         let (message, hint) = match error {
@@ -321,7 +314,6 @@ impl Record {
             Outcome::ClientGone | Outcome::UpstreamReset | Outcome::ExitGone => true,
             Outcome::Ok | Outcome::ClientReset | Outcome::AccountGone | Outcome::Cut | Outcome::Idle => false,
         };
-        let took = self.trail.begun().elapsed();
         let steps: Vec<Noted> = self.trail.take();
         self.counters.failures.keep(Failure {
             request_id: self.id.to_string().into_boxed_str(),
@@ -358,36 +350,26 @@ impl Record {
         if let Some(held) = self.held {
             if self.cold { &counters.cold } else { &counters.warm }.observe(held.as_secs_f64());
         }
-        tracing::info!(target: ACCESS, fields = ?Line { record: self, outcome }, "request");
-        self.keep(outcome);
-    }
-}
-
-/// The record's line in the access log.
-struct Line<'a> {
-    record: &'a Record,
-    outcome: Outcome,
-}
-
-impl fmt::Debug for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { record, outcome } = self;
-        let mut line = Members::new(f);
-        line.word(name!("request_id"), std::str::from_utf8(&record.id.digits()).unwrap_or_default());
-        line.word(name!("kind"), record.kind.as_str());
-        line.word(name!("client"), &shown(record.client));
-        line.text(name!("account"), record.account.as_deref());
-        line.text(name!("selector"), record.selector.as_deref());
-        line.text(name!("session"), record.session.as_deref());
-        line.text(name!("exit"), record.exit.as_ref().map(|exit| &*exit.server));
-        line.text(name!("destination"), record.target.as_ref().map(Target::as_str));
-        line.number(name!("status"), record.status.into());
-        line.text(name!("outcome"), Some(outcome.as_str()));
-        line.number(name!("bytes_up"), record.up);
-        line.number(name!("bytes_down"), record.down);
-        line.number(name!("held_ms"), millis(record.held.unwrap_or_default()));
-        line.number(name!("duration_ms"), millis(record.trail.begun().elapsed()));
-        line.finish(f)
+        let took = self.trail.begun().elapsed();
+        self.keep(outcome, took);
+        let line = Line {
+            ended: SystemTime::now(),
+            id: self.id,
+            kind: self.kind,
+            client: self.client,
+            account: self.account.take(),
+            selector: self.selector.take(),
+            session: self.session.take(),
+            exit: self.exit.take(),
+            target: self.target.take(),
+            status: self.status,
+            outcome,
+            up: self.up,
+            down: self.down,
+            held: self.held.unwrap_or_default(),
+            took,
+        };
+        self.counters.lines.add(line);
     }
 }
 
@@ -397,8 +379,4 @@ impl Drop for Record {
             self.end(self.dropped_outcome());
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
