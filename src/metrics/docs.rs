@@ -42,7 +42,6 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         connections_open,
         connections_unauthenticated,
         connections_evicted,
-        connections_moved,
         bytes,
         accept_paused,
         api_requests,
@@ -60,7 +59,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 29] = [
+    let all: [&dyn Collector; 28] = [
         requests,
         hold_seconds,
         cold_starts,
@@ -73,7 +72,6 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         connections_open,
         connections_unauthenticated,
         connections_evicted,
-        connections_moved,
         bytes,
         accept_paused,
         api_requests,
