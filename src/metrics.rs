@@ -50,6 +50,8 @@ pub struct Metrics {
     pub connections_unauthenticated: IntGauge,
     /// Connections closed before their clients had logged in, to make room for newer ones or for those who have.
     pub connections_evicted: IntCounter,
+    /// Connections that a data thread handed to another one that had fewer.
+    pub connections_moved: IntCounter,
     /// Bytes relayed, by `direction` (`up` towards the exit, `down` towards the client).
     pub bytes: IntCounterVec,
     /// Times that accepting was paused since no file descriptor was left.
@@ -147,6 +149,10 @@ impl Metrics {
             connections_evicted: counter(
                 "connections_evicted_total",
                 "Connections closed before a login, for newer ones or those who have",
+            )?,
+            connections_moved: counter(
+                "connections_moved_total",
+                "Connections handed from one data thread to another that had fewer",
             )?,
             bytes: counters("bytes_total", "Bytes relayed", &["direction"])?,
             accept_paused: counter(

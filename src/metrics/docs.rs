@@ -42,6 +42,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         connections_open,
         connections_unauthenticated,
         connections_evicted,
+        connections_moved,
         bytes,
         accept_paused,
         api_requests,
@@ -59,7 +60,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         reload_errors,
         log_dropped,
     } = metrics;
-    let all: [&dyn Collector; 28] = [
+    let all: [&dyn Collector; 29] = [
         requests,
         hold_seconds,
         cold_starts,
@@ -72,6 +73,7 @@ fn in_code(metrics: &Metrics) -> BTreeSet<Row> {
         connections_open,
         connections_unauthenticated,
         connections_evicted,
+        connections_moved,
         bytes,
         accept_paused,
         api_requests,

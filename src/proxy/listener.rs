@@ -10,8 +10,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::Shared;
+use super::balance::{Balance, Handed};
 use super::connection;
 use super::event::Waiter;
 use super::socket;
@@ -30,6 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) fn run(
     shared: Arc<Shared>,
     listener: std::net::TcpListener,
+    balance: (Balance, UnboundedReceiver<Handed>),
     heartbeat: Heartbeat,
     ready: &SyncSender<io::Result<()>>,
 ) {
@@ -46,7 +49,7 @@ pub(super) fn run(
             Ok(listener) => {
                 let _ = ready.send(Ok(()));
                 tokio::task::spawn_local(heartbeat.run());
-                serve(shared, listener).await;
+                serve(shared, listener, balance).await;
             }
             Err(error) => {
                 let _ = ready.send(Err(error));
@@ -56,8 +59,12 @@ pub(super) fn run(
     // Dropping the runtime drops what is still open: tunnels are reset, and each leaves its record.
 }
 
-async fn serve(shared: Arc<Shared>, listener: TcpListener) {
-    let thread = Thread::new(Arc::clone(&shared));
+async fn serve(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    (balance, mut handed): (Balance, UnboundedReceiver<Handed>),
+) {
+    let thread = Thread::new(Arc::clone(&shared), balance);
     // Until the listener is closed there may be more to come than the connections that are counted.
     let guard = shared.shutdown.guard();
     tokio::task::spawn_local({
@@ -69,8 +76,13 @@ async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     });
     tokio::task::spawn_local(Rc::clone(&thread).make_rounds());
     tokio::task::spawn_local(Rc::clone(&thread.counters.lines).run());
-    accept(&thread, &listener).await;
+    accept(&thread, &listener, &mut handed).await;
     take_queued(&thread, listener);
+    // What others would hand over from now on, they serve themselves.
+    handed.close();
+    while let Ok(connection) = handed.try_recv() {
+        take(&thread, connection);
+    }
     drop(guard);
     tokio::select! {
         () = shared.shutdown.drained() => {}
@@ -79,7 +91,7 @@ async fn serve(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 /// Accepts until the listeners are to close.
-async fn accept(thread: &Rc<Thread>, listener: &TcpListener) {
+async fn accept(thread: &Rc<Thread>, listener: &TcpListener, handed: &mut UnboundedReceiver<Handed>) {
     let shared = &thread.shared;
     let mut closing = thread.closing.waiter();
     let mut pause = FIRST_PAUSE;
@@ -87,6 +99,10 @@ async fn accept(thread: &Rc<Thread>, listener: &TcpListener) {
         let accepted = tokio::select! {
             biased;
             () = &mut closing => return,
+            Some(connection) = handed.recv() => {
+                take(thread, connection);
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -96,7 +112,10 @@ async fn accept(thread: &Rc<Thread>, listener: &TcpListener) {
                     Ok(slot) => Some(slot),
                     Err(_) => make_room(thread, &mut closing).await,
                 };
-                spawn(thread, stream, client, slot);
+                match thread.balance.lighter() {
+                    None => spawn(thread, stream, client, slot),
+                    Some(other) => hand(thread, other, stream, client, slot),
+                }
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
@@ -156,6 +175,33 @@ fn take_queued(thread: &Rc<Thread>, listener: TcpListener) {
             Err(_) => return,
         }
     }
+}
+
+/// Has another thread serve a connection.
+fn hand(
+    thread: &Rc<Thread>,
+    to: usize,
+    stream: TcpStream,
+    client: std::net::SocketAddr,
+    slot: Option<OwnedSemaphorePermit>,
+) {
+    // Fails only on a connection that cannot be served here either.
+    let Ok(stream) = stream.into_std() else { return };
+    let connection = Handed { stream, client, slot, guard: thread.shared.shutdown.guard() };
+    match thread.balance.hand(to, connection) {
+        Ok(()) => thread.shared.metrics.connections_moved.inc(),
+        Err(connection) => take(thread, connection),
+    }
+}
+
+/// Serves a connection that another thread has accepted.
+fn take(thread: &Rc<Thread>, connection: Handed) {
+    let Handed { stream, client, slot, guard } = connection;
+    if let Ok(stream) = TcpStream::from_std(stream) {
+        spawn(thread, stream, client, slot);
+    }
+    // From now on the connection has one of its own.
+    drop(guard);
 }
 
 fn spawn(

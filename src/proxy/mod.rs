@@ -31,6 +31,7 @@ use crate::servers::Catalogue;
 use crate::session::Sessions;
 
 mod address;
+mod balance;
 pub mod buffers;
 mod check;
 pub mod chunks;
@@ -262,13 +263,14 @@ fn serve(shared: Arc<Shared>, listeners: Listeners, liveness: &Liveness) -> io::
     tracing::info!(addr = %listeners.addr, threads = listeners.sockets.len(), open_files = files, "the proxy port is open");
     let (ending, ended) = mpsc::unbounded_channel();
     let mut threads = Vec::with_capacity(listeners.sockets.len());
-    for (index, listener) in listeners.sockets.into_iter().enumerate() {
+    let balances = balance::balances(listeners.sockets.len());
+    for ((index, listener), balance) in listeners.sockets.into_iter().enumerate().zip(balances) {
         let (ready, is_ready) = sync_channel(1);
         let (shared, ending) = (Arc::clone(&shared), ending.clone());
         let heartbeat = liveness.register(format!("proxy-{index}"));
         let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(move || {
             let _end = Ending { index, ending };
-            listener::run(shared, listener, heartbeat, &ready);
+            listener::run(shared, listener, balance, heartbeat, &ready);
         })?;
         threads.push(thread);
         // A thread that ends without a word has panicked.

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::balance::Balance;
 use super::buffers::Buffers;
 use super::event::{Event, Waiter};
 use super::exits::Watches;
@@ -40,6 +41,8 @@ pub(super) struct Thread {
     pub(super) closing: Rc<Event>,
     /// Connections whose clients have not logged in.
     pub(super) newcomers: Rc<Newcomers>,
+    /// How many connections it has, and the others.
+    pub(super) balance: Rc<Balance>,
     /// How many rounds have been made.
     rounds: Cell<u32>,
     watches: RefCell<Watches<Exit>>,
@@ -54,8 +57,9 @@ impl Thread {
     }
 
     /// The state of a new thread.
-    pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
+    pub(super) fn new(shared: Arc<Shared>, balance: Balance) -> Rc<Self> {
         Rc::new(Self {
+            balance: Rc::new(balance),
             counters: Rc::new(Counters::new(
                 Arc::clone(&shared.metrics),
                 shared.shutdown.clone(),
@@ -127,6 +131,7 @@ impl Thread {
 /// connections counts it, and those who wait for a free file are told of its end.
 pub(super) struct Connection {
     shared: Arc<Shared>,
+    balance: Rc<Balance>,
     /// Failed logins: the second ends the connection.
     pub(super) refused: Cell<u32>,
     newcomers: Rc<Newcomers>,
@@ -141,8 +146,10 @@ impl Connection {
     pub(super) fn new(thread: &Thread, slot: Option<tokio::sync::OwnedSemaphorePermit>) -> Rc<Self> {
         let shared = &thread.shared;
         shared.metrics.connections_open.inc();
+        thread.balance.opened();
         Rc::new(Self {
             shared: Arc::clone(shared),
+            balance: Rc::clone(&thread.balance),
             refused: Cell::new(0),
             newcomers: Rc::clone(&thread.newcomers),
             place: Cell::new(None),
@@ -169,6 +176,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.authenticated();
+        self.balance.closed();
         self.shared.metrics.connections_open.dec();
         self.shared.freed.notify_waiters();
     }

@@ -336,7 +336,8 @@ impl Gateway {
     /// Size of the future that serves a connection.
     pub(super) async fn task_size(&self) -> usize {
         let (shared, stream) = (Arc::clone(&self.shared), self.connect().await);
-        let thread = super::super::thread::Thread::new(shared);
+        let thread =
+            super::super::thread::Thread::new(shared, super::super::balance::balances(1).remove(0).0);
         let connection = super::super::thread::Connection::new(&thread, None);
         size_of_val(&super::super::connection::serve(thread, stream, self.addr, connection))
     }
