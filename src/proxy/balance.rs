@@ -84,10 +84,11 @@ impl Balance {
     }
 }
 
-/// Whether so many are too many beside so few. Handing a connection over costs some microseconds: a few more are left
-/// where they are, as a hash has it with many.
+/// Whether so many are too many beside so few. Handing a connection over costs a sixth of a short tunnel, so what
+/// a hash does to many connections is left as it is: with 32 short tunnels on two threads one in thirteen moves. (A
+/// quarter more and two, where one in four moves, costs more than the idle cores that it saves; measured.)
 const fn is_uneven(own: usize, other: usize) -> bool {
-    own >= other + other / 4 + 2
+    own >= 2 * other + 2
 }
 
 #[cfg(test)]
@@ -120,7 +121,8 @@ mod tests {
             }
             let counts: Vec<usize> = (0..threads).map(open).collect();
             let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
-            assert!(*most <= least + least / 2 + 2, "{counts:?}");
+            // Not all are looked at for each.
+            assert!(*most <= 2 * least + threads, "{counts:?}");
             assert_eq!(counts.iter().sum::<usize>(), 100 * threads);
             all[0].closed();
             assert_eq!(open(0), counts[0] - 1);
@@ -134,9 +136,10 @@ mod tests {
             (1, 0, false),
             (2, 0, true),
             (5, 4, false),
-            (7, 4, true),
-            (126, 100, false),
-            (127, 100, true),
+            (9, 4, false),
+            (10, 4, true),
+            (201, 100, false),
+            (202, 100, true),
         ] {
             assert_eq!(is_uneven(own, other), uneven, "{own} {other}");
         }

@@ -251,18 +251,21 @@ async fn a_connection_that_was_handed_over_is_served_like_any_other() {
     let pod = Pod::start().await;
     pod.route("echo.test:7", Route::To(echo().await));
     let gateway = Gateway::start(Some(&pod));
-    let mut tunnels = Vec::new();
-    for n in 0..64 {
-        let (mut tunnel, answer) = gateway.tunnel("echo.test:7").await;
-        assert_eq!(answer.status, 200);
-        tunnel.write_all(&[n]).await.unwrap();
-        assert_eq!(tunnel.read_u8().await.unwrap(), n);
-        tunnels.push(tunnel);
+    // Of three connections the third is handed over if a hash has the same thread for all: one time in four.
+    for _ in 0..200 {
+        let mut tunnels = Vec::new();
+        for n in 0..3 {
+            let (mut tunnel, answer) = gateway.tunnel("echo.test:7").await;
+            assert_eq!(answer.status, 200);
+            tunnel.write_all(&[n]).await.unwrap();
+            assert_eq!(tunnel.read_u8().await.unwrap(), n);
+            tunnels.push(tunnel);
+        }
+        drop(tunnels);
+        eventually("their ends", || gateway.metrics().connections_open.get() == 0).await;
+        if gateway.metrics().connections_moved.get() > 0 {
+            return;
+        }
     }
-    // A hash that never makes two more for one of two threads would be none.
-    assert!(gateway.metrics().connections_moved.get() > 0);
-    let metrics = gateway.metrics();
-    assert_eq!((metrics.connections_open.get(), metrics.tunnels_open.get()), (64, 64));
-    drop(tunnels);
-    eventually("their ends", || gateway.metrics().connections_open.get() == 0).await;
+    panic!("none is handed over");
 }
