@@ -368,7 +368,7 @@ impl Tunnel {
                     black_box((up, down));
                 };
                 Relay::new(Vec::new(), Vec::new(), 0)
-                    .run(&mut ends, &buffers, &mut gone, half_idle, &mut moved)
+                    .run(&ends, &buffers, &mut gone, half_idle, &mut moved)
                     .await;
                 ends.close();
             });

@@ -35,7 +35,7 @@ pub enum End {
     Upstream,
     /// The exit's pod is gone.
     Gone,
-    /// One side had ended, and nothing moved for the limit, or for [`LINGER`] where the exit's was gone.
+    /// One side had ended, and nothing moved for the limit, or for a minute where the exit's was gone.
     Idle,
 }
 

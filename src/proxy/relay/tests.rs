@@ -78,7 +78,7 @@ impl Rig {
                     bytes.up += up;
                     bytes.down += down;
                 };
-                let end = relay.run(&mut ends, &buffers, &mut waiter, half_idle, &mut moved).await;
+                let end = relay.run(&ends, &buffers, &mut waiter, half_idle, &mut moved).await;
                 if matches!(end, End::Done | End::Linger) {
                     ends.close();
                 }
