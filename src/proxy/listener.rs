@@ -62,7 +62,7 @@ pub(super) fn run(
 async fn serve(
     shared: Arc<Shared>,
     listener: TcpListener,
-    (balance, mut handed): (Balance, UnboundedReceiver<Handed>),
+    (balance, handed): (Balance, UnboundedReceiver<Handed>),
 ) {
     let thread = Thread::new(Arc::clone(&shared), balance);
     // Until the listener is closed there may be more to come than the connections that are counted.
@@ -76,13 +76,9 @@ async fn serve(
     });
     tokio::task::spawn_local(Rc::clone(&thread).make_rounds());
     tokio::task::spawn_local(Rc::clone(&thread.counters.lines).run());
-    accept(&thread, &listener, &mut handed).await;
+    tokio::task::spawn_local(take_handed(Rc::clone(&thread), handed));
+    accept(&thread, &listener).await;
     take_queued(&thread, listener);
-    // What others would hand over from now on, they serve themselves.
-    handed.close();
-    while let Ok(connection) = handed.try_recv() {
-        take(&thread, connection);
-    }
     drop(guard);
     tokio::select! {
         () = shared.shutdown.drained() => {}
@@ -91,7 +87,7 @@ async fn serve(
 }
 
 /// Accepts until the listeners are to close.
-async fn accept(thread: &Rc<Thread>, listener: &TcpListener, handed: &mut UnboundedReceiver<Handed>) {
+async fn accept(thread: &Rc<Thread>, listener: &TcpListener) {
     let shared = &thread.shared;
     let mut closing = thread.closing.waiter();
     let mut pause = FIRST_PAUSE;
@@ -99,10 +95,6 @@ async fn accept(thread: &Rc<Thread>, listener: &TcpListener, handed: &mut Unboun
         let accepted = tokio::select! {
             biased;
             () = &mut closing => return,
-            Some(connection) = handed.recv() => {
-                take(thread, connection);
-                continue;
-            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -141,6 +133,8 @@ async fn accept(thread: &Rc<Thread>, listener: &TcpListener, handed: &mut Unboun
 /// new one waits, unserved, and no other is accepted. `None` once the listeners are to close.
 async fn make_room(thread: &Rc<Thread>, closing: &mut Waiter) -> Option<OwnedSemaphorePermit> {
     loop {
+        // Those that came just now have a turn first: they may log in at once.
+        tokio::task::yield_now().await;
         thread.newcomers.evict();
         tokio::select! {
             biased;
@@ -191,6 +185,13 @@ fn hand(
     match thread.balance.hand(to, connection) {
         Ok(()) => thread.shared.metrics.connections_moved.inc(),
         Err(connection) => take(thread, connection),
+    }
+}
+
+/// Serves what other threads hand over, whatever accepting waits for: a connection that has its place waits for nothing.
+async fn take_handed(thread: Rc<Thread>, mut handed: UnboundedReceiver<Handed>) {
+    while let Some(connection) = handed.recv().await {
+        take(&thread, connection);
     }
 }
 

@@ -269,3 +269,32 @@ async fn a_connection_that_was_handed_over_is_served_like_any_other() {
     }
     panic!("none is handed over");
 }
+
+#[tokio::test]
+async fn a_place_that_becomes_free_serves_somebody_at_once() {
+    let pod = Pod::start().await;
+    pod.route("echo.test:7", Route::To(echo().await));
+    let gateway = Gateway::with(Some(&pod), |shared| shared.slots = Arc::new(Semaphore::new(3)));
+    for _ in 0..40 {
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            open.push(gateway.tunnel("echo.test:7").await.0);
+        }
+        let (mut one, mut other) = (gateway.connect().await, gateway.connect().await);
+        for waiting in [&mut one, &mut other] {
+            waiting.write_all(connect("echo.test:7", "demo").as_bytes()).await.unwrap();
+        }
+        drop(open.pop());
+        // Whose turn it is, is the kernel's to say: the thread that gets the place may have neither.
+        tokio::time::timeout(Duration::from_secs(20), async {
+            tokio::select! {
+                status = answer(&mut one) => assert_eq!(status.status, 200),
+                status = answer(&mut other) => assert_eq!(status.status, 200),
+            }
+        })
+        .await
+        .expect("an answer");
+        drop((open, one, other));
+        eventually("their ends", || gateway.metrics().connections_open.get() == 0).await;
+    }
+}
