@@ -85,7 +85,7 @@ impl Balance {
 }
 
 /// Whether so many are too many beside so few. Handing a connection over costs a sixth of a short tunnel, so what
-/// a hash does to many connections is left as it is: with 32 short tunnels on two threads one in thirteen moves. (A
+/// a hash does to many connections is left as it is: with 32 short tunnels on two threads one in twelve moves. (A
 /// quarter more and two, where one in four moves, costs more than the idle cores that it saves; measured.)
 const fn is_uneven(own: usize, other: usize) -> bool {
     own >= 2 * other + 2
