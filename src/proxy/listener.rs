@@ -1,5 +1,5 @@
 //! The data threads: each has a runtime and a listener of its own, accepts, and serves what it has
-//! accepted until it ends. Started by [`super::start`].
+//! accepted, or was handed by another one, until it ends. Started by [`super::start`].
 
 use std::io;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
 //! What the connections of one data thread share. Nothing in it is `Send`: a connection lives and dies
-//! on the thread that accepted it.
+//! on one thread.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
