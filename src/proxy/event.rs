@@ -61,8 +61,7 @@ impl Event {
             .borrow_mut()
             .all
             .iter_mut()
-            .filter(|slot| slot.waker.is_some())
-            .filter_map(|slot| if which(slot) { slot.waker.take() } else { None })
+            .filter_map(|slot| if slot.waker.is_some() && which(slot) { slot.waker.take() } else { None })
             .collect();
         // Outside of the borrow: whoever is woken may look at once.
         wakers.into_iter().for_each(Waker::wake);

@@ -350,11 +350,15 @@ pub(super) fn poll_read_some(
     }
 }
 
-/// A read that did not fill its buffer has emptied the socket: the next one waits for news instead of asking the
+/// A read that did not fill its buffer has spent the socket: the next one waits for news instead of asking the
 /// kernel. An end is news, too, and is not forgotten by this. (`AsyncRead` of tokio's streams does the same.)
 pub(super) fn drained(stream: &TcpStream) {
-    let nothing =
-        stream.try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+    spent(stream, Interest::READABLE);
+}
+
+/// As [`drained`], for either way: a write that did not give all has filled the socket.
+pub(super) fn spent(stream: &TcpStream, of: Interest) {
+    let nothing = stream.try_io(of, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
     debug_assert!(nothing.is_err());
 }
 

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::half::{Sink, Source};
 use crate::proxy::buffers::Pipe;
-use crate::proxy::upstream::drained;
+use crate::proxy::upstream::spent;
 
 impl Source for &TcpStream {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -20,7 +20,7 @@ impl Source for &TcpStream {
             match self.try_read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(n) if 0 < n && n < buffer.len() => {
-                    drained(self);
+                    spent(self, Interest::READABLE);
                     return Poll::Ready(Ok(n));
                 }
                 read => return Poll::Ready(read),
@@ -45,6 +45,11 @@ impl Sink for &TcpStream {
             ready!(self.poll_write_ready(cx))?;
             match self.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(n) if 0 < n && n < bytes.len() => {
+                    // The socket is full, as it is empty after a short read: the next write waits for room.
+                    spent(self, Interest::WRITABLE);
+                    return Poll::Ready(Ok(n));
+                }
                 written => return Poll::Ready(written),
             }
         }
