@@ -22,9 +22,8 @@ pub(super) const HEAD: usize = 4 * 1024;
 /// Rooms for heads that are kept for reuse.
 const SPARE_HEADS: usize = 64;
 
-/// What one splice takes at most: others on the thread get their turn, and a slow reader costs no more than this. Half
-/// of it costs a tenth more a gigabyte, twice of it costs the same (measured).
-pub(super) const SPLICE: usize = 512 * 1024;
+/// What one splice takes at most, so that a slow reader costs no more: all that a pipe has room for.
+pub(super) const SPLICE: usize = PIPE_SIZE;
 
 /// Size of a pipe, which is the most that an unprivileged process may have (`/proc/sys/fs/pipe-max-size`): it has a
 /// slot for each 4 KiB of that, and one segment from a network takes a slot. An empty one takes 10 KiB.
