@@ -108,7 +108,7 @@ impl Thread {
 
     /// Reads and drops what a client still sends, after the write side was shut: closing a socket with
     /// unread bytes resets it, and the client may lose the answer that it has not read yet. Ends when the
-    /// client closes, after `limit`, or after 64 KiB.
+    /// client closes, after `limit`, or after so many bytes.
     pub(super) async fn linger(&self, client: &TcpStream, limit: Duration, bytes: usize) {
         let deadline = Instant::now() + limit;
         let mut left = bytes;

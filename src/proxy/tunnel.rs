@@ -195,9 +195,13 @@ fn look(opened: u32, asks: &mut bool, ends: &Ends, thread: &Thread) {
     }
 }
 
+/// Bytes that a client may still send to an exit that takes no more, so that it can read what that said: more than two
+/// kernels hold of a stream under way (`net.ipv4.tcp_wmem` and `tcp_rmem`; 10 MiB by default). Who goes on is reset.
+pub(super) const UNTAKEN: usize = 64 * 1024 * 1024;
+
 async fn linger(thread: Rc<Thread>, ends: Ends) {
     shut(&ends.client);
-    thread.linger(&ends.client, LINGER, usize::MAX).await;
+    thread.linger(&ends.client, LINGER, UNTAKEN).await;
 }
 
 /// Counts an open tunnel until dropped.

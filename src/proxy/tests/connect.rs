@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::rig::{answer, ask, connect, rest};
 use super::*;
+use crate::proxy::tunnel::UNTAKEN;
 
 async fn expect(stream: &mut tokio::net::TcpStream, text: &[u8]) {
     let mut got = vec![0; text.len()];
@@ -169,6 +171,35 @@ async fn a_client_that_hangs_up_ends_its_wait() {
     gateway.table.until_waiting(0).await;
     eventually("their records", || gateway.requests("connect", "client_gone") == 2).await;
     eventually("their ends", || gateway.metrics().connections_open.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_cannot_send_for_long_to_an_exit_that_is_gone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pod = Pod::at(listener.local_addr().unwrap());
+    let gateway = Gateway::start(Some(&pod));
+    let mut stream = gateway.connect().await;
+    stream.write_all(connect("a.test:1", "demo").as_bytes()).await.unwrap();
+    let (mut exit, _) = listener.accept().await.unwrap();
+    exit.write_all(b"HTTP/1.1 200 OK\r\n\r\nall there is").await.unwrap();
+    exit.shutdown().await.unwrap();
+    assert_eq!(answer(&mut stream).await.status, 200);
+    assert_eq!(rest(&mut stream).await, b"all there is");
+    exit.set_zero_linger().unwrap();
+    drop(exit);
+    eventually("its record", || gateway.requests("connect", "ok") == 1).await;
+    assert_eq!(gateway.metrics().connections_open.get(), 1, "it may still read");
+    let chunk = vec![0; 1 << 20];
+    let mut sent = 0;
+    let send = async {
+        while let Ok(n) = stream.write(&chunk).await {
+            sent += n;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), send).await.expect("a reset in time");
+    // What the kernels had taken in by then comes on top.
+    assert!((UNTAKEN..UNTAKEN + (64 << 20)).contains(&sent), "{sent} bytes were taken");
+    eventually("its end", || gateway.metrics().connections_open.get() == 0).await;
 }
 
 #[tokio::test]
