@@ -17,6 +17,10 @@ use super::socket;
 use super::thread::Thread;
 use crate::session::InUse;
 
+/// Bytes that a client may still send to an exit that takes no more, so that it can read what that said: more than two
+/// kernels hold of a stream under way (`net.ipv4.tcp_wmem` and `tcp_rmem`; 10 MiB by default). Who goes on is reset.
+pub(super) const UNTAKEN: usize = 64 * 1024 * 1024;
+
 /// A tunnel that is open on both sides.
 pub(super) struct Tunnel {
     /// The client's connection.
@@ -194,10 +198,6 @@ fn look(opened: u32, asks: &mut bool, ends: &Ends, thread: &Thread) {
         socket::keep_alive(&ends.upstream);
     }
 }
-
-/// Bytes that a client may still send to an exit that takes no more, so that it can read what that said: more than two
-/// kernels hold of a stream under way (`net.ipv4.tcp_wmem` and `tcp_rmem`; 10 MiB by default). Who goes on is reset.
-pub(super) const UNTAKEN: usize = 64 * 1024 * 1024;
 
 async fn linger(thread: Rc<Thread>, ends: Ends) {
     shut(&ends.client);
