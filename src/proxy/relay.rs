@@ -239,8 +239,9 @@ fn counted(greeting: &mut u32, bytes: u64) -> u64 {
 
 /// The sockets of the second phase, in which one direction has ended and the other goes on.
 struct OneWay<'a> {
+    /// While bytes wait for the sink it is not read, so only its error tells of a reset.
     source: &'a TcpStream,
-    /// It is read no more, so only its error tells of a reset.
+    /// It is read no more, so the same goes for it.
     sink: &'a TcpStream,
 }
 
@@ -269,11 +270,12 @@ impl OneWay<'_> {
         half: &mut Half,
         buffers: &Buffers,
         gone: &mut (impl Future<Output = ()> + Unpin),
-        idle: Silence<impl Fn() -> bool>,
+        mut idle: Silence<impl Fn() -> bool>,
         meaning: Meaning,
         mut moved: impl FnMut(u64),
     ) -> End {
         let mut reset = pin!(self.sink.ready(Interest::ERROR));
+        let mut source_reset = pin!(Some(self.source.ready(Interest::ERROR)));
         let mut clock = pin!(None);
         let mut since = None;
         poll_fn(|cx| {
@@ -294,6 +296,18 @@ impl OneWay<'_> {
             }
             if let Poll::Ready(Ok(_)) = reset.as_mut().poll(cx) {
                 return Poll::Ready(meaning.sink);
+            }
+            if half.is_blocked()
+                && source_reset.as_mut().as_pin_mut().is_some_and(|reset| reset.poll(cx).is_ready())
+            {
+                if meaning.source == End::Client {
+                    return Poll::Ready(End::Client);
+                }
+                // What the exit had said is still the client's, if that takes it before long.
+                source_reset.set(None);
+                idle.limit = idle.limit.min(LINGER);
+                since = None;
+                clock.set(None);
             }
             if !(idle.counts)() {
                 return Poll::Pending;

@@ -270,20 +270,36 @@ fn a_client_that_resets_is_noticed_while_the_exit_takes_nothing() {
         fill(&mut rig.client).await;
         reset(rig.client);
         assert_eq!(rig.relay.await.unwrap().0, End::Client);
+
+        // And where the exit has said all that it had to say.
+        let mut rig = Rig::start(b"", HOUR, true).await;
+        rig.server.shutdown().await.unwrap();
+        expect_end(&mut rig.client).await;
+        fill(&mut rig.client).await;
+        reset(rig.client);
+        assert_eq!(rig.relay.await.unwrap().0, End::Client);
+        expect_broken(&rig.server).await;
     });
 }
 
 #[test]
 fn what_an_exit_said_before_its_reset_waits_for_a_slow_client_but_not_for_ever() {
     run(|| async {
+        let waits = async |mut rig: Rig| {
+            fill(&mut rig.server).await;
+            let moved = rig.moved.borrow().down;
+            reset(rig.server);
+            let mut got = Vec::new();
+            assert!(rig.client.read_to_end(&mut got).await.is_err());
+            assert!(got.len() as u64 > moved, "{} of {moved} bytes", got.len());
+            assert_eq!(rig.relay.await.unwrap().0, End::Upstream);
+        };
+        waits(Rig::start(b"", HOUR, true).await).await;
+        // The same behind the client's end.
         let mut rig = Rig::start(b"", HOUR, true).await;
-        fill(&mut rig.server).await;
-        let moved = rig.moved.borrow().down;
-        reset(rig.server);
-        let mut got = Vec::new();
-        assert!(rig.client.read_to_end(&mut got).await.is_err());
-        assert!(got.len() as u64 > moved, "{} of {moved} bytes", got.len());
-        assert_eq!(rig.relay.await.unwrap().0, End::Upstream);
+        rig.client.shutdown().await.unwrap();
+        expect_end(&mut rig.server).await;
+        waits(rig).await;
 
         let mut rig = Rig::start(b"", Duration::from_millis(200), true).await;
         fill(&mut rig.server).await;
