@@ -29,7 +29,7 @@ use super::upstream::{drained, poll_read_some, read_some, write_all};
 /// Failed logins on one connection: then it closes, and guessing costs a connection each.
 const MAX_REFUSED: u32 = 2;
 /// Bytes that a client may still send after an error before it is closed on.
-pub(super) const LINGER_BYTES: usize = 64 * 1024;
+const LINGER_BYTES: usize = 64 * 1024;
 
 /// Serves a client until its connection is closed.
 pub(super) fn serve(

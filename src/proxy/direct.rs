@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::client_io::head_timeout;
 use super::connect::{Admitted, Credentials, Hold, Opened, admit, check_target};
-use super::connection::{LINGER_BYTES, Sent, closes, refuse, send, while_there};
+use super::connection::{Sent, closes, refuse, send, while_there};
 use super::error::{Code, ProxyError};
 use super::event::Waiter;
 use super::forward::{no_answer, unasked};
@@ -33,7 +33,7 @@ use super::socket;
 use super::target::Target;
 use super::thread::{Connection, Thread};
 use super::trail::Step;
-use super::tunnel::shut;
+use super::tunnel::{UNTAKEN, shut};
 use super::wish::Wish;
 use crate::session::Grant;
 
@@ -110,10 +110,11 @@ async fn answer_all(
                 record.on_drop = Outcome::ClientReset;
                 let outcome = reply.relay(thread, &client.stream, &mut client.early, &mut record).await;
                 record.finish(outcome);
-                if outcome != Outcome::Ok {
+                if outcome == Outcome::ClientReset {
                     return None;
                 }
-                if thread.closing.fired() {
+                // An answer that is cut short ends the connection, but what is before it is the client's.
+                if outcome != Outcome::Ok || thread.closing.fired() {
                     linger(thread, &client.stream).await;
                     return None;
                 }
@@ -122,10 +123,10 @@ async fn answer_all(
     }
 }
 
-/// Closes so that the client can read what it has been sent.
+/// Closes so that the client can read what it has been sent, though requests of its are under way.
 async fn linger(thread: &Thread, stream: &TcpStream) {
     shut(stream);
-    thread.linger(stream, thread.shared.timings.linger, LINGER_BYTES).await;
+    thread.linger(stream, thread.shared.timings.linger, UNTAKEN).await;
 }
 
 /// A request of the common kind, detached from the bytes that it was read from.

@@ -17,7 +17,7 @@ use super::socket;
 use super::thread::Thread;
 use crate::session::InUse;
 
-/// Bytes that a client may still send to an exit that takes no more, so that it can read what that said: more than two
+/// Bytes that a client may still send when nobody takes more of it, so that it can read what it was told: more than two
 /// kernels hold of a stream under way (`net.ipv4.tcp_wmem` and `tcp_rmem`; 10 MiB by default). Who goes on is reset.
 pub(super) const UNTAKEN: usize = 64 * 1024 * 1024;
 

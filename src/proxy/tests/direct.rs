@@ -504,6 +504,28 @@ async fn requests_behind_one_another_are_answered_in_their_order() {
 }
 
 #[tokio::test]
+async fn a_whole_answer_arrives_though_the_next_one_is_cut() {
+    let (pod, origin, gateway) = world(|_| {}).await;
+    let content = vec![7; 300_000];
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len());
+    origin.says(&[head.as_bytes(), &content].concat(), false);
+    let cut = Origin::start().await;
+    pod.route("cut.test:80", Route::To(cut.addr));
+    cut.says(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", true);
+    let mut stream = gateway.connect().await;
+    socket2::SockRef::from(&stream).set_recv_buffer_size(8192).unwrap();
+    // What is behind them is never read by the gateway as requests.
+    let second = request("GET", "/", "").replace("origin.test", "cut.test");
+    let third = request("POST", "/", "Content-Length: 100000\r\n") + &"x".repeat(100_000);
+    stream.write_all((request("GET", "/", "") + &second + &third).as_bytes()).await.unwrap();
+    eventually("the cut", || gateway.requests("http", "upstream_reset") == 1).await;
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).await.unwrap();
+    let whole = got.windows(content.len()).filter(|part| *part == content).count();
+    assert_eq!((whole, got.ends_with(b"\r\n\r\nhello")), (1, true), "{} bytes", got.len());
+}
+
+#[tokio::test]
 async fn a_drain_ends_connections_behind_their_answers() {
     let (pod, quick, gateway) = world(|_| {}).await;
     quick.says(HELLO, false);
