@@ -60,6 +60,8 @@ pub struct Buffers {
     pipes: RefCell<Vec<Pipe>>,
     /// Pipes that there are, borrowed ones too.
     open: Rc<Cell<usize>>,
+    /// The fewest pipes that were free at once since the last round: so many nobody has needed.
+    unneeded: Cell<usize>,
     /// Reads to come before a pipe is asked for again.
     refused: Cell<u32>,
 }
@@ -108,7 +110,9 @@ impl Buffers {
 
     /// An empty pipe; `None` where the process has enough of them or gets none.
     pub(super) fn take_pipe(&self) -> Option<Pipe> {
-        if let Some(pipe) = self.pipes.borrow_mut().pop() {
+        let mut free = self.pipes.borrow_mut();
+        if let Some(pipe) = free.pop() {
+            self.unneeded.set(self.unneeded.get().min(free.len()));
             return Some(pipe);
         }
         if self.open.get() >= MOST_PIPES {
@@ -133,6 +137,23 @@ impl Buffers {
         if pipe.is_empty() {
             self.pipes.borrow_mut().push(pipe);
         }
+    }
+
+    /// Closes the pipes that nobody has needed since the last round.
+    pub(super) fn close_unneeded(&self) {
+        let mut pipes = self.pipes.borrow_mut();
+        let needed = pipes.len().saturating_sub(self.unneeded.get());
+        pipes.truncate(needed);
+        self.unneeded.set(needed);
+    }
+
+    /// Closes the free pipes where files have run out, and makes do without more of them for a while; false if there
+    /// are none.
+    pub(super) fn close_free(&self) -> bool {
+        self.refused.set(REFUSED);
+        self.unneeded.set(0);
+        let free = std::mem::take(&mut *self.pipes.borrow_mut());
+        !free.is_empty()
     }
 }
 
@@ -239,5 +260,47 @@ impl Pipe {
         sink.extend_from_slice(&bytes[..n]);
         self.held -= n;
         n
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_are_closed_that_nobody_needs() {
+        let buffers = Buffers::default();
+        let use_at_once = |count| {
+            let pipes: Vec<Pipe> = (0..count).map(|_| buffers.take_pipe().unwrap()).collect();
+            pipes.into_iter().for_each(|pipe| buffers.give_pipe(pipe));
+        };
+        use_at_once(5);
+        // All were needed in the first round, three in the second, none in the third.
+        for (needed, left) in [(3, 5), (3, 3), (2, 3), (0, 2), (0, 0)] {
+            buffers.close_unneeded();
+            assert_eq!(buffers.pipes(), (left, left));
+            use_at_once(needed);
+        }
+    }
+
+    #[test]
+    fn without_files_free_pipes_are_closed_and_no_others_opened() {
+        let buffers = Buffers::default();
+        let busy = buffers.take_pipe().unwrap();
+        let free = buffers.take_pipe().unwrap();
+        buffers.give_pipe(free);
+        assert!(buffers.close_free());
+        assert_eq!(buffers.pipes(), (0, 1));
+        assert!(!buffers.close_free() && buffers.take_pipe().is_none());
+        // What there is goes on being used.
+        buffers.give_pipe(busy);
+        let pipe = buffers.take_pipe().unwrap();
+        buffers.close_unneeded();
+        buffers.give_pipe(pipe);
+        assert!(buffers.close_free());
+        for _ in 0..REFUSED {
+            assert!(buffers.take_pipe().is_none());
+        }
+        assert!(buffers.take_pipe().is_some());
     }
 }

@@ -161,6 +161,8 @@ struct Shared {
     forwarding: Forwarding,
     /// Told when a connection has ended.
     freed: Notify,
+    /// Told when a thread finds no file left.
+    short: Notify,
 }
 
 /// What the proxy needs of the rest of the gateway.
@@ -254,6 +256,7 @@ impl Shared {
             most_newcomers: config.max_unauthenticated.div_ceil(config.data_threads.max(1)),
             forwarding: config.forwarding_headers,
             freed: Notify::new(),
+            short: Notify::new(),
         })
     }
 }

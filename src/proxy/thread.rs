@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Shared;
 use super::balance::Balance;
@@ -50,10 +50,16 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    /// Closes the idle tunnels of this thread, which only save time; false if there are none.
+    /// Where files have run out, closes what only saves time: idle tunnels and free pipes. False if this thread has
+    /// none; the others are told, and close theirs before long.
     pub(super) fn forget_idle(&self) -> bool {
-        // Both of them.
-        self.wires.forget() | self.pool.forget()
+        self.shared.short.notify_waiters();
+        self.forget_own()
+    }
+
+    fn forget_own(&self) -> bool {
+        // All of them.
+        self.wires.forget() | self.pool.forget() | self.buffers.close_free()
     }
 
     /// The state of a new thread.
@@ -82,12 +88,23 @@ impl Thread {
         })
     }
 
-    /// Now and then has the tunnels that have come since look at how old they are: no clock for each.
+    /// Now and then has the tunnels that have come since look at how old they are, no clock for each, and closes the
+    /// pipes that nobody needs. In between does what a thread without files asks for.
     pub(super) async fn make_rounds(self: Rc<Self>) {
+        let mut clock = tokio::time::interval(self.shared.timings.rounds);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        clock.reset();
         loop {
-            tokio::time::sleep(self.shared.timings.rounds).await;
-            self.rounds.set(self.rounds.get().wrapping_add(1));
-            self.watches.borrow().nudge();
+            tokio::select! {
+                _ = clock.tick() => {
+                    self.rounds.set(self.rounds.get().wrapping_add(1));
+                    self.watches.borrow().nudge();
+                    self.buffers.close_unneeded();
+                }
+                () = self.shared.short.notified() => {
+                    self.forget_own();
+                }
+            }
         }
     }
 

@@ -28,6 +28,8 @@ use crate::session::Exit;
 
 /// How long an answer is waited for before the exit's death, found out by others, is looked out for.
 const PROMPT: Duration = Duration::from_millis(500);
+/// How long other threads have to close what is idle.
+const OTHERS: Duration = Duration::from_millis(2);
 /// Longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 /// Most of a refusal's body that is read.
@@ -102,6 +104,7 @@ async fn try_open(
 ) -> Result<Tunnel, Failure> {
     let timings = &thread.shared.timings;
     let mut pauses = timings.dial_pauses.iter();
+    let mut waited = false;
     loop {
         match dial(exit, target, timings.dial).await {
             Ok(begun) => {
@@ -113,9 +116,13 @@ async fn try_open(
                 tracing::debug!(pod = %exit.pod, "the exit closed the connection without an answer");
             }
             Err(error) if socket::is_exhausted(&error) => {
-                // Idle tunnels make room, then whoever has not logged in.
-                if !thread.forget_idle() && !thread.newcomers.evict() {
-                    return Err(Failure::Answer(exhausted(&error)));
+                // What is idle makes room, on this thread, then on others, then whoever has not logged in.
+                if !thread.forget_idle() {
+                    if !std::mem::replace(&mut waited, true) {
+                        tokio::time::sleep(OTHERS).await;
+                    } else if !thread.newcomers.evict() {
+                        return Err(Failure::Answer(exhausted(&error)));
+                    }
                 }
                 // The sockets are closed when the thread next looks at its tasks, which it does before this goes on.
                 tokio::task::yield_now().await;

@@ -114,6 +114,57 @@ async fn many_origins() {
     }
 }
 
+#[test]
+fn streams_that_are_over_leave_no_files_taken() {
+    match told() {
+        Some(pod) => gateway_for(&Pod::at(pod.parse().unwrap())),
+        None => run(streams_then_tunnels()),
+    }
+}
+
+async fn streams_then_tunnels() {
+    let pod = Pod::start().await;
+    pod.route("echo.test:7", Route::To(echo().await));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pod.route("sink.test:7", Route::To(listener.local_addr().unwrap()));
+    let (child, addr) = spawned("streams_that_are_over_leave_no_files_taken", &pod);
+    let pipes = || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", child.0.id())).unwrap();
+        let links = files.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("pipe:")).count()
+    };
+    let before = pipes();
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut client = TcpStream::connect(&addr).await.unwrap();
+        let answer = ask(&mut client, &connect("sink.test:7", "demo")).await;
+        assert_eq!(answer.status, 200);
+        let (sink, _) = listener.accept().await.unwrap();
+        streams.push((client, sink));
+    }
+    // Nothing is taken of them yet, so each keeps a pipe.
+    for (client, _) in &mut streams {
+        while let Ok(written) =
+            tokio::time::timeout(Duration::from_millis(300), client.write(&[1; 65536])).await
+        {
+            written.unwrap();
+        }
+    }
+    assert!(pipes() >= before + 2 * 4, "{} more pipe ends", pipes() - before);
+    for (mut client, mut sink) in streams {
+        let taken = tokio::spawn(async move { tokio::io::copy(&mut sink, &mut tokio::io::sink()).await });
+        client.shutdown().await.unwrap();
+        taken.await.unwrap().unwrap();
+    }
+    let mut clients = Vec::new();
+    for n in 0..10 {
+        let mut client = TcpStream::connect(&addr).await.unwrap();
+        let answer = ask(&mut client, &connect("echo.test:7", "demo")).await;
+        assert_eq!((answer.status, answer.code()), (200, "-"), "the {n}th");
+        clients.push(client);
+    }
+}
+
 /// A gateway with few files, until this process is ended.
 fn gateway_for(pod: &Pod) {
     let gateway = Gateway::threads(1, Some(pod), |_| {});
