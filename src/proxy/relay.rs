@@ -275,7 +275,10 @@ impl OneWay<'_> {
         mut moved: impl FnMut(u64),
     ) -> End {
         let mut reset = pin!(self.sink.ready(Interest::ERROR));
-        let mut source_reset = pin!(Some(self.source.ready(Interest::ERROR)));
+        let source = self.source;
+        // Boxed: of the few tunnels that get this far hardly one needs it.
+        let mut source_reset = None;
+        let mut source_broke = false;
         let mut clock = pin!(None);
         let mut since = None;
         poll_fn(|cx| {
@@ -297,14 +300,16 @@ impl OneWay<'_> {
             if let Poll::Ready(Ok(_)) = reset.as_mut().poll(cx) {
                 return Poll::Ready(meaning.sink);
             }
-            if half.is_blocked()
-                && source_reset.as_mut().as_pin_mut().is_some_and(|reset| reset.poll(cx).is_ready())
-            {
+            let mut broke = || {
+                let reset = source_reset.get_or_insert_with(|| Box::pin(source.ready(Interest::ERROR)));
+                reset.as_mut().poll(cx).is_ready()
+            };
+            if half.is_blocked() && !source_broke && broke() {
                 if meaning.source == End::Client {
                     return Poll::Ready(End::Client);
                 }
                 // What the exit had said is still the client's, if that takes it before long.
-                source_reset.set(None);
+                source_broke = true;
                 idle.limit = idle.limit.min(LINGER);
                 since = None;
                 clock.set(None);
