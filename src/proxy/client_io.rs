@@ -9,12 +9,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::error::{Code, ProxyError};
 use super::gate::{Gate, MAX_EARLY, Refusal, Want};
+use super::tunnel::shut;
+use super::upstream::spent;
 
 /// What a client between two requests is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub(super) struct Pace {
     waiting: AtomicWaker,
     refused: AtomicBool,
     refusal: Mutex<Option<Refusal>>,
+    /// Whether an answer broke off that nothing but a reset tells from a whole one.
+    cut: AtomicBool,
 }
 
 impl Pace {
@@ -58,7 +62,18 @@ impl Pace {
             waiting: AtomicWaker::new(),
             refused: AtomicBool::new(false),
             refusal: Mutex::default(),
+            cut: AtomicBool::new(false),
         }
+    }
+
+    /// An answer broke off whose end is that of the connection.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one did.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// The answer to a request is through.
@@ -122,7 +137,8 @@ impl Pace {
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct ClientIo {
-    stream: TcpStream,
+    /// Known to `plain` too, for what hyper has given up.
+    stream: Arc<TcpStream>,
     gate: Gate,
     pace: Arc<Pace>,
     /// How long a head may take, for its client to read.
@@ -141,7 +157,7 @@ impl ClientIo {
     /// Takes the connection over, with what has been read of it. `head` is the time that a head has,
     /// `linger` how long closing waits for the client.
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Arc<TcpStream>,
         read: Vec<u8>,
         pace: Arc<Pace>,
         head: Duration,
@@ -150,9 +166,9 @@ impl ClientIo {
         Self { stream, gate: Gate::new(read), pace, head, linger, closing: None }
     }
 
-    /// The connection, and what of the bytes read has not been handed on.
-    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
-        (self.stream, self.gate.into_kept())
+    /// The connection, and what of the bytes read has not been handed on; `None` if somebody else has it too.
+    pub(super) fn into_parts(self) -> Option<(TcpStream, Vec<u8>)> {
+        Some((Arc::into_inner(self.stream)?, self.gate.into_kept()))
     }
 
     /// Takes in more of a head, or of what comes before an answer; 0 at the end.
@@ -191,6 +207,35 @@ pub(super) fn head_timeout(limit: Duration) -> ProxyError {
     ProxyError::new(Code::HeadTimeout, message)
 }
 
+/// Reads; a short read is known to be all that there is for now.
+fn poll_read(stream: &TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        match stream.try_read_buf(buf) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(1..) if buf.remaining() > 0 => {
+                spent(stream, Interest::READABLE);
+                return Poll::Ready(Ok(()));
+            }
+            read => return Poll::Ready(read.map(|_| ())),
+        }
+    }
+}
+
+fn poll_write(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        match write(stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            written => return Poll::Ready(written),
+        }
+    }
+}
+
 impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -217,7 +262,7 @@ impl AsyncRead for ClientIo {
                 }
                 Want::Give | Want::End => return Poll::Pending,
                 Want::Body => {
-                    ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+                    ready!(poll_read(&this.stream, cx, buf))?;
                     let read = buf.filled().get(before..).unwrap_or_default();
                     if read.is_empty() {
                         return Poll::Ready(Ok(()));
@@ -253,7 +298,7 @@ impl AsyncRead for ClientIo {
 
 impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        poll_write(&self.stream, cx, |stream| stream.try_write(buf))
     }
 
     fn poll_write_vectored(
@@ -261,15 +306,15 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        poll_write(&self.stream, cx, |stream| stream.try_write_vectored(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     /// Ends the stream, then reads and drops what the client still sends: closing with unread bytes
@@ -277,7 +322,7 @@ impl AsyncWrite for ClientIo {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.closing.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            shut(&this.stream);
         }
         let linger = this.linger;
         let closing = this
@@ -286,7 +331,7 @@ impl AsyncWrite for ClientIo {
         loop {
             let mut bytes = [0; 2048];
             let mut read = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut this.stream).poll_read(cx, &mut read) {
+            match poll_read(&this.stream, cx, &mut read) {
                 Poll::Ready(Ok(())) if (1..=closing.left).contains(&read.filled().len()) => {
                     closing.left -= read.filled().len();
                 }

@@ -299,12 +299,7 @@ impl Reply {
         record.on_drop = Outcome::ClientReset;
         match switch {
             None => response.map(|incoming| {
-                Body::Relayed(Box::new(Relayed {
-                    incoming,
-                    thread,
-                    flow: Some((lease, record)),
-                    _turn: turn,
-                }))
+                Body::Relayed(Box::new(Relayed { incoming, thread, flow: Some((lease, record)), turn }))
             }),
             Some((protocol, on_upgrade)) => {
                 headers::set_upgrade(response.headers_mut(), protocol);
@@ -370,7 +365,7 @@ pub(super) struct Relayed {
     incoming: Incoming,
     thread: Rc<Thread>,
     flow: Option<(Lease, Record)>,
-    _turn: Turn,
+    turn: Turn,
 }
 
 impl Relayed {
@@ -424,6 +419,9 @@ impl HttpBody for Body {
             Poll::Ready(Some(Err(_))) => {
                 let gone =
                     relayed.flow.as_ref().is_some_and(|(lease, _)| lease.grant.exit.gone.is_cancelled());
+                if relayed.incoming.size_hint().exact().is_none() {
+                    relayed.turn.cut();
+                }
                 relayed.finish(if gone { Outcome::ExitGone } else { Outcome::UpstreamReset });
             }
             Poll::Pending => {}

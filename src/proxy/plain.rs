@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, PROXY_AUTHORIZATION};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,7 +29,7 @@ use super::record::{Kind, Outcome, Record};
 use super::response::{self, Established};
 use super::target::{Target, TargetError};
 use super::thread::{Connection, Thread};
-use super::tunnel::{Greeting, Tunnel};
+use super::tunnel::{Greeting, Tunnel, UNTAKEN, shut};
 
 /// What the requests of one connection share.
 pub(super) struct Client {
@@ -45,13 +45,22 @@ pub(super) struct Client {
 /// One request's turn on its connection: ends when the answer's body is dropped.
 pub(super) struct Turn {
     pace: Arc<Pace>,
+    /// Whether its client knows no chunks (HTTP/1.0).
+    old: bool,
     last: bool,
 }
 
 impl Turn {
-    fn begin(pace: &Arc<Pace>) -> Self {
+    fn begin(pace: &Arc<Pace>, version: Version) -> Self {
         pace.set(Doing::Busy);
-        Self { pace: Arc::clone(pace), last: false }
+        Self { pace: Arc::clone(pace), old: version == Version::HTTP_10, last: false }
+    }
+
+    /// Its answer breaks off, and had no length: a client that knows no chunks would take that for the end.
+    pub(super) fn cut(&self) {
+        if self.old {
+            self.pace.cut();
+        }
     }
 
     /// After the answer the connection is something else: what follows is no request.
@@ -82,6 +91,8 @@ pub(super) async fn serve(
     let pace = Arc::new(Pace::new());
     let local = stream.local_addr().ok().map(|addr| addr.ip());
     let client = Rc::new(Client { addr, local, connection, pace: Arc::clone(&pace) });
+    let stream = Arc::new(stream);
+    let left = Arc::downgrade(&stream);
     let io = ClientIo::new(stream, read, Arc::clone(&pace), timings.head, timings.linger);
     let service = service_fn({
         let (thread, client) = (Rc::clone(&thread), client);
@@ -103,8 +114,12 @@ pub(super) async fn serve(
     loop {
         tokio::select! {
             biased;
-            // Its errors are the client's: it broke off.
-            _ = connection.as_mut() => return,
+            ended = connection.as_mut() => {
+                if ended.is_err() && let Some(stream) = left.upgrade() {
+                    break_off(&thread, &stream, &pace).await;
+                }
+                return;
+            }
             () = &mut closing, if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();
@@ -132,12 +147,23 @@ pub(super) async fn serve(
     }
 }
 
+/// Closes where the client broke off, or an answer did: of those before it nothing is lost.
+async fn break_off(thread: &Thread, stream: &TcpStream, pace: &Pace) {
+    if pace.is_cut() {
+        // Fails only on a connection that is gone.
+        let _ = stream.set_zero_linger();
+    } else {
+        shut(stream);
+        thread.linger(stream, thread.shared.timings.linger, UNTAKEN).await;
+    }
+}
+
 async fn handle(
     thread: Rc<Thread>,
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let turn = Turn::begin(&client.pace);
+    let turn = Turn::begin(&client.pace, request.version());
     let refusal = client.pace.take_refusal();
     let connect = request.method() == Method::CONNECT;
     let kind = match &refusal {
@@ -270,7 +296,7 @@ fn upgrade(
 /// A client's connection after hyper has given it up, with what was read of it and not used.
 pub(super) async fn client_side(upgrading: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
     let parts = upgrading.await.ok()?.downcast::<TokioIo<ClientIo>>().ok()?;
-    let (stream, rest) = parts.io.into_inner().into_parts();
+    let (stream, rest) = parts.io.into_inner().into_parts()?;
     let mut early = Vec::from(parts.read_buf);
     early.extend_from_slice(&rest);
     Some((stream, early))

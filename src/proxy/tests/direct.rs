@@ -512,17 +512,43 @@ async fn a_whole_answer_arrives_though_the_next_one_is_cut() {
     let cut = Origin::start().await;
     pod.route("cut.test:80", Route::To(cut.addr));
     cut.says(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", true);
-    let mut stream = gateway.connect().await;
-    socket2::SockRef::from(&stream).set_recv_buffer_size(8192).unwrap();
     // What is behind them is never read by the gateway as requests.
-    let second = request("GET", "/", "").replace("origin.test", "cut.test");
     let third = request("POST", "/", "Content-Length: 100000\r\n") + &"x".repeat(100_000);
-    stream.write_all((request("GET", "/", "") + &second + &third).as_bytes()).await.unwrap();
-    eventually("the cut", || gateway.requests("http", "upstream_reset") == 1).await;
-    let mut got = Vec::new();
-    stream.read_to_end(&mut got).await.unwrap();
-    let whole = got.windows(content.len()).filter(|part| *part == content).count();
-    assert_eq!((whole, got.ends_with(b"\r\n\r\nhello")), (1, true), "{} bytes", got.len());
+    // The second one is also made the business of hyper.
+    for (n, second) in
+        [request("GET", "/", ""), request("POST", "/", "Content-Length: 1\r\n") + "x"].iter().enumerate()
+    {
+        let mut stream = gateway.connect().await;
+        socket2::SockRef::from(&stream).set_recv_buffer_size(8192).unwrap();
+        let second = second.replace("origin.test", "cut.test");
+        stream.write_all((request("GET", "/", "") + &second + &third).as_bytes()).await.unwrap();
+        eventually("the cut", || gateway.requests("http", "upstream_reset") == n as u64 + 1).await;
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.unwrap();
+        let whole = got.windows(content.len()).filter(|part| *part == content).count();
+        assert_eq!((whole, got.ends_with(b"\r\n\r\nhello")), (1, true), "{} bytes", got.len());
+    }
+}
+
+#[tokio::test]
+async fn who_knows_no_chunks_does_not_take_a_cut_answer_for_a_whole_one() {
+    let (_pod, origin, gateway) = world(|_| {}).await;
+    let old = request("GET", "/", "").replace("HTTP/1.1", "HTTP/1.0");
+    for (answer, whole) in [
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nhe", false),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", true),
+        ("HTTP/1.1 200 OK\r\n\r\nhello", true),
+        // Its length tells.
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", true),
+    ] {
+        origin.says(answer.as_bytes(), true);
+        let mut stream = gateway.connect().await;
+        stream.write_all(old.as_bytes()).await.unwrap();
+        let mut got = Vec::new();
+        let ended = stream.read_to_end(&mut got).await;
+        assert_eq!(ended.is_ok(), whole, "{answer:?}: {ended:?}");
+        assert!(!whole || got.ends_with(b"\r\n\r\nhello"), "{}", String::from_utf8_lossy(&got));
+    }
 }
 
 #[tokio::test]
