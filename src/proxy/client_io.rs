@@ -9,14 +9,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::error::{Code, ProxyError};
 use super::gate::{Gate, MAX_EARLY, Refusal, Want};
 use super::tunnel::shut;
-use super::upstream::spent;
+use super::upstream::drained;
 
 /// What a client between two requests is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +214,7 @@ fn poll_read(stream: &TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) ->
         match stream.try_read_buf(buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(1..) if buf.remaining() > 0 => {
-                spent(stream, Interest::READABLE);
+                drained(stream);
                 return Poll::Ready(Ok(()));
             }
             read => return Poll::Ready(read.map(|_| ())),

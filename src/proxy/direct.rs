@@ -124,7 +124,7 @@ async fn answer_all(
 }
 
 /// Closes so that the client can read what it has been sent, though requests of its are under way.
-async fn linger(thread: &Thread, stream: &TcpStream) {
+pub(super) async fn linger(thread: &Thread, stream: &TcpStream) {
     shut(stream);
     thread.linger(stream, thread.shared.timings.linger, UNTAKEN).await;
 }

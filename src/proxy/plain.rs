@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::client_io::{ClientIo, Doing, Pace};
 use super::connect::{Credentials, Opened, admit, check_target};
 use super::connection::{closes, connect_with_body, open_tunnel};
+use super::direct;
 use super::error::{Code, ProxyError};
 use super::forward::{self, Body};
 use super::gate::Refusal;
@@ -29,7 +30,7 @@ use super::record::{Kind, Outcome, Record};
 use super::response::{self, Established};
 use super::target::{Target, TargetError};
 use super::thread::{Connection, Thread};
-use super::tunnel::{Greeting, Tunnel, UNTAKEN, shut};
+use super::tunnel::{Greeting, Tunnel};
 
 /// What the requests of one connection share.
 pub(super) struct Client {
@@ -153,8 +154,7 @@ async fn break_off(thread: &Thread, stream: &TcpStream, pace: &Pace) {
         // Fails only on a connection that is gone.
         let _ = stream.set_zero_linger();
     } else {
-        shut(stream);
-        thread.linger(stream, thread.shared.timings.linger, UNTAKEN).await;
+        direct::linger(thread, stream).await;
     }
 }
 

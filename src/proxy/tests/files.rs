@@ -87,18 +87,12 @@ async fn out_of_files() {
 
 #[test]
 fn who_has_not_logged_in_gives_his_files_to_who_has() {
-    match told() {
-        Some(pod) => gateway_for(&Pod::at(pod.parse().unwrap())),
-        None => run(logged_in_among_the_silent()),
-    }
+    with_gateway(logged_in_among_the_silent());
 }
 
 #[test]
 fn idle_tunnels_give_their_files_to_new_ones() {
-    match told() {
-        Some(pod) => gateway_for(&Pod::at(pod.parse().unwrap())),
-        None => run(many_origins()),
-    }
+    with_gateway(many_origins());
 }
 
 async fn many_origins() {
@@ -116,10 +110,7 @@ async fn many_origins() {
 
 #[test]
 fn streams_that_are_over_leave_no_files_taken() {
-    match told() {
-        Some(pod) => gateway_for(&Pod::at(pod.parse().unwrap())),
-        None => run(streams_then_tunnels()),
-    }
+    with_gateway(streams_then_tunnels());
 }
 
 async fn streams_then_tunnels() {
@@ -162,6 +153,14 @@ async fn streams_then_tunnels() {
         let answer = ask(&mut client, &connect("echo.test:7", "demo")).await;
         assert_eq!((answer.status, answer.code()), (200, "-"), "the {n}th");
         clients.push(client);
+    }
+}
+
+/// Runs a test, or in the other process the gateway for it.
+fn with_gateway(test: impl Future<Output = ()>) {
+    match told() {
+        Some(pod) => gateway_for(&Pod::at(pod.parse().unwrap())),
+        None => run(test),
     }
 }
 
